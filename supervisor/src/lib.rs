@@ -1,0 +1,12 @@
+//! midge's library: everything behind the `midge` command.
+//!
+//! Data flows one way: [`cli`] → [`spec`] → plan ([`image`], [`host`], [`machine`]) → [`vm`] → QEMU.
+//! Only `vm` spawns processes, only [`store`] writes records, and `machine` is a pure function.
+
+pub mod cli;
+pub mod host;
+pub mod image;
+pub mod machine;
+pub mod spec;
+pub mod store;
+pub mod vm;

@@ -1,0 +1,249 @@
+//! What a user wants: [`VmSpec`], a plain value with no knowledge of this host.
+//!
+//! A spec is complete in itself: it is what a VM's record stores, what `midge set` edits and what
+//! [`crate::machine`] turns into a QEMU command line. Parsing and validation live here too, so that a spec in
+//! memory is always a valid one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+mod ready;
+mod size;
+
+pub use ready::{Ready, ReadyError};
+pub use size::{Size, SizeError};
+
+/// A virtual machine as wanted by its user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// The VM's name: 1 to 63 characters of `a-z`, `0-9` and `-`, no `-` at either end (a DNS label, RFC 1123,
+    /// as it becomes the guest's host name).
+    pub name: String,
+    /// What to boot.
+    #[serde(default)]
+    pub boot: Boot,
+    /// The family of the guest.
+    #[serde(default)]
+    pub kind: Kind,
+    /// The guest's instruction set.
+    #[serde(default = "Arch::host")]
+    pub arch: Arch,
+    /// The machine model.
+    #[serde(default)]
+    pub machine: Machine,
+    /// How the guest's instructions are run.
+    #[serde(default)]
+    pub accel: Accel,
+    /// A CPU model of QEMU's (`-cpu help`), or none for midge's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Virtual CPUs, 1 to 255.
+    #[serde(default = "one")]
+    pub cpus: u32,
+    /// Guest memory.
+    #[serde(default = "default_memory")]
+    pub memory: Size,
+    /// The size that the VM's own disk shall have; none keeps the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Size>,
+    /// Network interfaces, in order.
+    #[serde(default = "one_user_net")]
+    pub nets: Vec<Net>,
+    /// How the guest gets its host name and SSH keys.
+    #[serde(default)]
+    pub provision: Provision,
+    /// Public keys (OpenSSH one-line format) allowed to log in as root, besides midge's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_keys: Vec<String>,
+    /// What to do when the guest ends.
+    #[serde(default)]
+    pub restart: Restart,
+    /// What a reset by the guest does.
+    #[serde(default)]
+    pub on_reset: OnReset,
+    /// Seconds after its start at which the VM is stopped and, when `ephemeral`, removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// Remove the VM when its guest ends (`--rm`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
+    /// What shows that the guest is ready, where the image's or kind's own sign is not wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Ready>,
+    /// Free key=value pairs of the user's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Arguments handed to QEMU as they are, last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub qemu_args: Vec<String>,
+}
+
+/// Where the guest's first code and its disk come from: an image, or a kernel file, or a kernel beside an image's disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boot {
+    /// An image of the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// A kernel file; takes precedence over the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// An initial RAM disk; takes precedence over the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// Words added to the kernel's command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub append: Option<String>,
+}
+
+/// The family of a guest. It decides how to tell *ready*, how to stop, and what the NIC must look like; nothing else
+/// may depend on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The image's kind, or `other` for a bare kernel.
+    #[default]
+    Auto,
+    /// A Linux distribution.
+    Linux,
+    /// Unikraft.
+    Unikraft,
+    /// Solo5, as under MirageOS.
+    Solo5,
+    /// Hermit.
+    Hermit,
+    /// Nanos.
+    Nanos,
+    /// Any other guest, midge's own `hello` among them.
+    Other,
+}
+
+/// A guest's instruction set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Arch {
+    /// 64-bit x86.
+    #[serde(rename = "x86_64", alias = "amd64")]
+    X86_64,
+    /// 64-bit Arm.
+    #[serde(rename = "aarch64", alias = "arm64")]
+    Aarch64,
+}
+
+/// A machine model of QEMU's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Machine {
+    /// `q35` on x86_64, `virt` on aarch64.
+    #[default]
+    Auto,
+    /// A PC with PCI Express, in a versioned form.
+    Q35,
+    /// A minimal PC without PCI; not versioned, so never a source of snapshots.
+    Microvm,
+    /// QEMU's Arm machine, in a versioned form.
+    Virt,
+}
+
+/// How the guest's instructions are run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// KVM where it works, else TCG (and midge says so).
+    #[default]
+    Auto,
+    /// KVM or an error.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// One network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Net {
+    /// QEMU's user-mode network: works without privilege, the guest is reached through forwarded ports.
+    User {
+        /// Ports of the host that lead to ports of the guest.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        forwards: Vec<Forward>,
+    },
+    /// An interface whose cable is not plugged in.
+    None,
+}
+
+/// One forwarded TCP port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Address of the host to listen on.
+    #[serde(default = "localhost")]
+    pub address: std::net::Ipv4Addr,
+    /// Port on the host.
+    pub host: u16,
+    /// Port in the guest.
+    pub guest: u16,
+}
+
+/// How the guest learns its host name and keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provision {
+    /// `credentials` for Linux images that take them, else `none`.
+    #[default]
+    Auto,
+    /// systemd credentials (systemd.system-credentials(7)).
+    Credentials,
+    /// Nothing is told to the guest.
+    None,
+}
+
+/// What follows the end of a guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// The VM stays stopped.
+    #[default]
+    No,
+    /// Started again unless it ended in good order or by the user's will.
+    OnFailure,
+    /// Started again unless it ended by the user's will.
+    Always,
+}
+
+/// What a reset by the guest does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReset {
+    /// The guest boots again in the same QEMU.
+    #[default]
+    Reboot,
+    /// The guest ends (QEMU's `-no-reboot`).
+    Stop,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn default_memory() -> Size {
+    Size::from_mib(512)
+}
+
+fn one_user_net() -> Vec<Net> {
+    vec![Net::User { forwards: Vec::new() }]
+}
+
+fn localhost() -> std::net::Ipv4Addr {
+    std::net::Ipv4Addr::LOCALHOST
+}
+
+impl Arch {
+    /// The instruction set of the machine that midge was built for.
+    #[must_use]
+    pub const fn host() -> Self {
+        if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
+    }
+}
