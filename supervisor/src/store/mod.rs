@@ -1,1 +1,28 @@
-//! store
+//! Records of VMs on disk: the only part of midge that writes them.
+//!
+//! Two folders (`ARCHITECTURE.md`, "State"):
+//!
+//! | folder | holds | survives a reboot |
+//! |---|---|---|
+//! | state, `$MIDGE_HOME` | `vms/NAME/{vm.json, last.json, events.jsonl, disk.qcow2, *.log}`, `images/`, `tmp/` | yes |
+//! | run, `$MIDGE_RUN` | `vms/NAME/{lock, state.json, *.sock}` | no |
+//!
+//! Every record is JSON, written to a temporary file and renamed, so a reader never sees half of one. Every lock is a
+//! `flock(2)`, which ends with its holder. Whatever is unfinished lies under `tmp/` and is swept by the next command.
+
+mod error;
+mod home;
+mod lock;
+mod record;
+mod run;
+mod vms;
+
+pub use error::StoreError;
+pub use home::Home;
+pub use lock::Lock;
+pub use record::{ImageRef, LastRun, Record};
+pub use run::RunState;
+pub use vms::{Status, VmDir};
+
+/// Version of every record's format. A record with a higher one was written by a newer midge and is left alone.
+pub const SCHEMA: u32 = 1;

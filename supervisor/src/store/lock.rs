@@ -1,0 +1,65 @@
+//! Locks that end with their holder (`flock(2)`): no stale lock can exist.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::StoreError;
+
+/// A held lock; dropping it frees it.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+
+impl Lock {
+    /// Waits for the lock on `path`, which is created where it is missing. Answers nothing when the folder that holds
+    /// it does not exist (any more).
+    pub fn take(path: &Path) -> Result<Option<Self>, StoreError> {
+        loop {
+            let file = match OpenOptions::new().write(true).create(true).truncate(false).open(path) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(StoreError::io("open", path)(e)),
+            };
+            let locked = Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, e)| StoreError::io("lock", path)(e.into()))?;
+            // Whoever held it may have removed or replaced the file: a lock on a file that nobody else finds is none.
+            if is_at(&locked, path) {
+                return Ok(Some(Self(locked)));
+            }
+        }
+    }
+
+    /// Takes the lock on `path`, created where it is missing, or answers nothing when it is held.
+    pub fn try_take(path: &Path) -> Result<Option<Self>, StoreError> {
+        Self::attempt(path, true)
+    }
+
+    /// As [`Lock::try_take`], and answers nothing as well when the file does not exist.
+    pub(super) fn try_take_existing(path: &Path) -> Result<Option<Self>, StoreError> {
+        Self::attempt(path, false)
+    }
+
+    fn attempt(path: &Path, create: bool) -> Result<Option<Self>, StoreError> {
+        let file = match OpenOptions::new().write(true).create(create).truncate(false).open(path) {
+            Ok(file) => file,
+            Err(e) if !create && e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::io("open", path)(e)),
+        };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) if is_at(&locked, path) => Ok(Some(Self(locked))),
+            Ok(_) | Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(StoreError::io("lock", path)(e.into())),
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}

@@ -1,0 +1,318 @@
+//! The folders of the VMs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::home::{create_dirs, write_whole};
+use super::{Home, LastRun, Lock, Record, RunState, SCHEMA, StoreError};
+
+/// One VM's two folders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmDir {
+    name: String,
+    /// `$MIDGE_HOME/vms/NAME`
+    state: PathBuf,
+    /// `$MIDGE_RUN/vms/NAME`
+    run: PathBuf,
+}
+
+/// What is known of a VM from its files alone, without asking its supervisor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Status {
+    /// No QEMU and no supervisor.
+    Stopped,
+    /// A supervisor is in charge.
+    Supervised(RunState),
+    /// QEMU lives and its supervisor does not: the next command that touches the VM puts that right.
+    Orphaned(RunState),
+}
+
+impl Home {
+    /// The folders of the VM of this name, which need not exist.
+    #[must_use]
+    pub fn vm(&self, name: &str) -> VmDir {
+        VmDir { name: name.to_owned(), state: self.vms().join(name), run: self.run().join("vms").join(name) }
+    }
+
+    /// The names of all VMs, sorted.
+    pub fn vm_names(&self) -> Result<Vec<String>, StoreError> {
+        let folder = self.vms();
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(StoreError::io("read", &folder)(e)),
+        };
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The folders of the VM of this name, which must exist.
+    pub fn existing_vm(&self, name: &str) -> Result<VmDir, StoreError> {
+        let dir = self.vm(name);
+        // A name such as `..` or `a/b` would lead elsewhere: only names that a VM can have are looked for.
+        if crate::spec::check_name(name).is_ok() && dir.state.is_dir() {
+            return Ok(dir);
+        }
+        let near = self
+            .vm_names()?
+            .into_iter()
+            .map(|known| (strsim::damerau_levenshtein(&known, name), known))
+            .filter(|(distance, known)| *distance <= (known.len() / 3).max(1))
+            .min()
+            .map(|(_, known)| known);
+        Err(StoreError::NotFound { name: name.to_owned(), near })
+    }
+
+    /// Creates a VM: its folder appears with its record and whatever `fill` puts beside it, or not at all.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`] when the name is in use, and what `fill` answers.
+    pub fn create_vm<E: From<StoreError>>(
+        &self,
+        record: &Record,
+        fill: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<VmDir, E> {
+        let dir = self.vm(&record.spec.name);
+        if dir.state.exists() {
+            return Err(StoreError::Taken(record.spec.name.clone()).into());
+        }
+        create_dirs(&self.vms())?;
+        let scratch = self.scratch("create")?;
+        fill(scratch.path())?;
+        write_json(&scratch.path().join("vm.json"), record, true)?;
+        if scratch.publish(&dir.state)? {
+            Ok(dir)
+        } else {
+            Err(StoreError::Taken(record.spec.name.clone()).into())
+        }
+    }
+}
+
+impl VmDir {
+    /// The VM's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder that survives reboots.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// The folder that does not.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+
+    /// The VM's own disk, when its image has one.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.state.join("disk.qcow2")
+    }
+
+    /// What the guest wrote on its serial console.
+    #[must_use]
+    pub fn console_log(&self) -> PathBuf {
+        self.state.join("console.log")
+    }
+
+    /// What QEMU wrote on stderr in its latest run.
+    #[must_use]
+    pub fn qemu_log(&self) -> PathBuf {
+        self.state.join("qemu.log")
+    }
+
+    /// What the supervisor had to say.
+    #[must_use]
+    pub fn midge_log(&self) -> PathBuf {
+        self.state.join("midge.log")
+    }
+
+    /// What happened to the VM, one JSON object a line.
+    #[must_use]
+    pub fn events_log(&self) -> PathBuf {
+        self.state.join("events.jsonl")
+    }
+
+    /// Creates the run folder, readable by its owner only: its sockets command the VM.
+    pub fn create_run_dir(&self) -> Result<(), StoreError> {
+        if let Some(parent) = self.run.parent() {
+            create_dirs(parent)?;
+        }
+        let mut builder = fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        match builder.create(&self.run) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io("create", &self.run)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the right to change this VM. Every command that starts, edits or removes a VM holds it meanwhile.
+    pub fn lock(&self) -> Result<Lock, StoreError> {
+        let near = None;
+        Lock::take(&self.state.join(".lock"))?
+            .ok_or_else(|| StoreError::NotFound { name: self.name.clone(), near })
+    }
+
+    /// Takes the supervisor's lock, held for the supervisor's whole life. Answers nothing when there is another one.
+    pub fn lock_supervisor(&self) -> Result<Option<Lock>, StoreError> {
+        Lock::try_take(&self.run.join("lock"))
+    }
+
+    /// The VM's record.
+    pub fn record(&self) -> Result<Record, StoreError> {
+        let path = self.state.join("vm.json");
+        match self.read_json(&path)? {
+            Some(record) => {
+                let mut record: Record = record;
+                // The folder's name is the VM's: a rename is one rename(2), whatever the record still says.
+                record.spec.name.clone_from(&self.name);
+                record.spec.validate().map_err(|e| self.damaged(&path, e.to_string()))?;
+                Ok(record)
+            }
+            None if self.state.is_dir() => Err(self.damaged(&path, "it is missing".to_owned())),
+            None => Err(StoreError::NotFound { name: self.name.clone(), near: None }),
+        }
+    }
+
+    /// Writes the VM's record. The caller holds [`VmDir::lock`].
+    pub fn write_record(&self, record: &Record) -> Result<(), StoreError> {
+        write_json(&self.state.join("vm.json"), record, true)
+    }
+
+    /// How the latest run went, if there was one.
+    pub fn last_run(&self) -> Result<Option<LastRun>, StoreError> {
+        self.read_json(&self.state.join("last.json"))
+    }
+
+    /// Writes how a run went.
+    pub fn write_last_run(&self, last: &LastRun) -> Result<(), StoreError> {
+        write_json(&self.state.join("last.json"), last, false)
+    }
+
+    /// Writes the state of the run.
+    pub fn write_run_state(&self, run: &RunState) -> Result<(), StoreError> {
+        write_json(&self.run.join("state.json"), run, false)
+    }
+
+    /// What the files and the process table say of the VM.
+    ///
+    /// Run-time files of before a reboot say nothing about now, and a damaged one only that there was a run: QEMU's
+    /// monitor socket and the supervisor's lock are still there to find the truth.
+    pub fn status(&self) -> Status {
+        let Ok(Some(run)) = self.read_json::<RunState>(&self.run.join("state.json")) else {
+            return Status::Stopped;
+        };
+        if run.supervisor.is_alive() {
+            return Status::Supervised(run);
+        }
+        match &run.qemu {
+            Some(qemu) if qemu.is_alive() => Status::Orphaned(run),
+            _ => Status::Stopped,
+        }
+    }
+
+    /// The state of a run whose supervisor and QEMU are both gone without the run having been closed: the host was
+    /// rebooted, or both were killed.
+    pub fn unfinished_run(&self) -> Option<RunState> {
+        match (self.status(), self.read_json::<RunState>(&self.run.join("state.json"))) {
+            (Status::Stopped, Ok(Some(run))) if run.qemu.is_some() => Some(run),
+            _ => None,
+        }
+    }
+
+    /// Removes what a run leaves behind. The caller holds the supervisor's lock or knows that there is none.
+    pub fn clear_run(&self) {
+        if let Ok(Some(run)) = self.read_json::<RunState>(&self.run.join("state.json"))
+            && let Some(ram) = run.ram_file
+        {
+            let _ = fs::remove_file(ram);
+        }
+        for file in ["state.json", "control.sock", "monitor.sock", "console.sock", "agent.sock", "ram"] {
+            let _ = fs::remove_file(self.run.join(file));
+        }
+    }
+
+    /// Removes the VM. The caller holds [`VmDir::lock`] and knows that nothing runs.
+    pub fn remove(&self, home: &Home) -> Result<(), StoreError> {
+        // Out of sight in one step, then piece by piece: whoever looks meanwhile sees a whole VM or none.
+        let scratch = home.scratch("rm")?;
+        let grave = scratch.path().join("vm");
+        match fs::rename(&self.state, &grave) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(StoreError::io("remove", &self.state)(e)),
+        }
+        self.clear_run();
+        match fs::remove_dir_all(&self.run) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", &self.run)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the VM a new name. The caller holds [`VmDir::lock`] and knows that nothing runs.
+    pub fn rename(&self, home: &Home, new: &str) -> Result<VmDir, StoreError> {
+        let mut record = self.record()?;
+        let target = home.vm(new);
+        new.clone_into(&mut record.spec.name);
+        if target.state.exists() {
+            return Err(StoreError::Taken(new.to_owned()));
+        }
+        self.clear_run();
+        let _ = fs::remove_dir_all(&self.run);
+        match rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            &self.state,
+            rustix::fs::CWD,
+            &target.state,
+            rustix::fs::RenameFlags::NOREPLACE,
+        ) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => return Err(StoreError::Taken(new.to_owned())),
+            Err(e) => return Err(StoreError::io("rename", &self.state)(e.into())),
+        }
+        target.write_record(&record)?;
+        Ok(target)
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, StoreError> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::io("read", path)(e)),
+        };
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u64,
+        }
+        match serde_json::from_slice::<Version>(&text) {
+            Ok(Version { schema }) if schema > u64::from(SCHEMA) => {
+                Err(StoreError::Newer { path: path.to_owned(), found: schema, known: SCHEMA })
+            }
+            _ => serde_json::from_slice(&text).map(Some).map_err(|e| self.damaged(path, e.to_string())),
+        }
+    }
+
+    fn damaged(&self, path: &Path, reason: String) -> StoreError {
+        StoreError::Damaged { name: self.name.clone(), path: path.to_owned(), reason }
+    }
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), StoreError> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|e| StoreError::io("write", path)(io::Error::new(io::ErrorKind::InvalidData, e)))?;
+    text.push(b'\n');
+    write_whole(path, &text, durable)
+}
+
+#[cfg(test)]
+mod tests;

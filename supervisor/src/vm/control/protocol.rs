@@ -1,0 +1,189 @@
+//! The lines that are spoken.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::spec::Ready;
+use crate::store::RunState;
+use crate::vm::{End, Phase};
+
+/// What a command asks of a supervisor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// The run's state; done with [`Reply::State`] before it.
+    Status,
+    /// Phases as they are reached, those of before at once, until `until` holds; done then. An end of the guest
+    /// before that is an error of kind [`FailureKind::GuestEnded`].
+    Follow {
+        /// What to wait for.
+        until: Until,
+    },
+    /// Stop in good order; done when the VM has ended, with [`Reply::Ended`] before it.
+    Stop {
+        /// Milliseconds until force is used; zero uses it at once.
+        within_ms: u64,
+    },
+    /// Stop by SIGKILL to QEMU; as `stop`.
+    Kill,
+    /// Stop the guest's CPUs; done when they stand still.
+    Pause,
+    /// Let the guest's CPUs go on; done when they run.
+    Resume,
+    /// Run a program in the guest through its agent: [`Reply::Output`]s, then [`Reply::Exited`].
+    Exec {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Environment, added to the agent's.
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+        /// Working directory.
+        #[serde(default)]
+        dir: Option<String>,
+        /// Standard input, base64.
+        #[serde(default)]
+        input: Option<String>,
+    },
+    /// Read a file of the guest through its agent: [`Reply::Output`]s of stdout.
+    ReadFile {
+        /// Absolute path in the guest.
+        path: String,
+    },
+    /// Write a file of the guest through its agent. Lines of base64 follow the request; an empty line ends them.
+    WriteFile {
+        /// Absolute path in the guest.
+        path: String,
+        /// Permission bits for the file.
+        mode: Option<u32>,
+    },
+    /// The serial console: after the first `done` the connection carries raw bytes both ways.
+    Console,
+    /// A port of the host that leads to a TCP port of the guest (user-mode network), made where there is none:
+    /// `done` carries `{"address": "127.0.0.1", "port": N}`.
+    Forward {
+        /// The guest's port.
+        port: u16,
+    },
+    /// Use of CPU, memory, disk and network; `done` carries it.
+    Stats,
+    /// The QEMU command line in use: `done` carries an array of strings.
+    CommandLine,
+}
+
+/// What [`Request::Follow`] waits for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Until {
+    /// The guest's first instruction has run.
+    Resumed,
+    /// The VM's own sign of readiness: its spec's, its image's, or its kind's; the first instruction where it has none.
+    Ready,
+    /// This sign.
+    Sign(Ready),
+    /// The end of the guest.
+    Ended,
+}
+
+/// What a supervisor answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// The run's state.
+    State(Box<RunState>),
+    /// A phase was reached.
+    Phase(Phase),
+    /// Something happened that a person may want to know.
+    Note {
+        /// One line.
+        text: String,
+    },
+    /// Bytes of a program or file, base64.
+    Output {
+        /// `stdout` or `stderr`.
+        stream: Stream,
+        /// The bytes.
+        data: String,
+    },
+    /// A program in the guest ended.
+    Exited {
+        /// Its exit status, or 128 + the signal that ended it, as a shell has it.
+        code: u8,
+    },
+    /// The guest ended.
+    Ended(End),
+    /// The request is fulfilled.
+    Done {
+        /// What was asked for, where it is a value.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        value: Value,
+    },
+    /// The request failed.
+    Error(Failure),
+}
+
+/// Which output of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What sort of failure, for the exit code.
+    pub kind: FailureKind,
+    /// What failed and why.
+    pub message: String,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The end of the guest, for [`FailureKind::GuestEnded`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+}
+
+/// Sorts of failure; each has an exit code of the command line's contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// The request does not fit the VM's state.
+    WrongState,
+    /// The guest ended before what was waited for.
+    GuestEnded,
+    /// Something took too long.
+    Timeout,
+    /// The host cannot do it: no QEMU, no KVM, a port in use.
+    HostUnfit,
+    /// No room on a disk or in memory.
+    NoSpace,
+    /// The image or a file of the guest is missing.
+    NotFound,
+    /// The request makes no sense.
+    Usage,
+    /// The guest has no agent, or it failed.
+    Agent,
+    /// Anything else.
+    Other,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    #[must_use]
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None, end: None }
+    }
+
+    /// With what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

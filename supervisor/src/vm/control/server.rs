@@ -1,0 +1,3 @@
+//! The supervisor's side of the control socket.
+pub(in crate::vm) struct Listener;
+pub(in crate::vm) struct Conversation;
