@@ -10,4 +10,4 @@ mod server;
 
 pub use client::{Client, ClientError};
 pub use protocol::{Failure, FailureKind, Reply, Request, Stream, Until};
-pub(super) use server::{Conversation, Listener};
+pub(super) use server::{Conversation, accept};
