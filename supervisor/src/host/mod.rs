@@ -6,6 +6,14 @@ use std::path::PathBuf;
 
 use crate::spec::Arch;
 
+mod cache;
+pub mod proc;
+pub mod qemu;
+mod root;
+
+pub use cache::Cache;
+pub use root::HostRoot;
+
 /// What `machine` needs to know of the host to write a command line.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct QemuFacts {
