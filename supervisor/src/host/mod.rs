@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use crate::spec::Arch;
 
 mod cache;
+pub mod kvm;
 pub mod proc;
 pub mod qemu;
 mod root;
 
 pub use cache::Cache;
+pub use kvm::{KvmAbsence, KvmState};
 pub use root::HostRoot;
 
 /// What `machine` needs to know of the host to write a command line.
@@ -30,22 +32,4 @@ pub struct QemuFacts {
     pub devices: Vec<String>,
     /// CPU models it offers.
     pub cpus: Vec<String>,
-}
-
-/// Whether hardware virtualisation can be used, from one real run in `/dev/kvm`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(tag = "state", rename_all = "lowercase")]
-pub enum KvmState {
-    /// Guest code ran on the hardware.
-    Works,
-    /// KVM is there, but interprets guest kernels: far slower than TCG, and incomplete.
-    Emulates {
-        /// What gave it away.
-        detail: String,
-    },
-    /// KVM cannot be used.
-    Absent {
-        /// Why: no device, no permission, module missing.
-        detail: String,
-    },
 }
