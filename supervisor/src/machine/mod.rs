@@ -35,6 +35,11 @@ pub use diff::{Difference, diff};
 use devices::Bus;
 use option::{Opt, text};
 
+/// The id of the guest agent's character device (QMP `query-chardev`).
+pub const AGENT_CHARDEV: &str = "agent";
+/// The id of the first interface's backend (HMP `hostfwd_add`).
+pub const USER_NETDEV: &str = "net0";
+
 /// What the supervisor has prepared for one run of QEMU.
 ///
 /// Listening sockets are passed by number: the supervisor binds them, QEMU inherits them, and a connection made before
@@ -245,11 +250,15 @@ pub fn arguments(
     Ok(list.0)
 }
 
-/// Words that the machine adds to a kernel command line: the console, and on a microvm where the virtio devices are, for kernels
-/// that do not read ACPI. Linux does, and gets no such words.
+/// Words that the machine adds to a kernel command line: the console for Linux, and on a microvm where the virtio devices are,
+/// for kernels that do not read ACPI. Linux does, and gets no such words.
 pub fn kernel_words(spec: &VmSpec, kind: Kind, disk: bool) -> Result<Vec<String>, MachineError> {
     let board = Board::of(spec)?;
-    let mut words = vec![board.console_word().to_owned()];
+    let mut words = Vec::new();
+    if kind == Kind::Linux {
+        // Unikernels have one console, and pass words that they do not know on to their application.
+        words.push(board.console_word().to_owned());
+    }
     if board == Board::Microvm && kind != Kind::Linux {
         // Entropy and the agent's port beside the interfaces and the disk.
         words.extend(devices::microvm_words(spec.nets.len() + 2 + usize::from(disk)));

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use super::control::{Failure, FailureKind};
 use super::phase::default_ready;
 use crate::host::{self, KvmState, QemuFacts};
-use crate::image::{self, Manifest};
+use crate::image::{self, Image, Manifest};
 use crate::machine::{self, Disk, DiskFormat, Ram, ResolvedAccel, Resources};
+use crate::seed;
 use crate::spec::{Accel, Arch, Kind, Mac, Net, Provision, Ready, VmSpec};
-use crate::store::{Home, ImageRef, Record, VmDir};
+use crate::store::{Home, Record, RunState, VmDir};
 
 /// What one run of a VM consists of.
 #[derive(Debug, Clone)]
@@ -37,7 +38,7 @@ pub(super) struct Plan {
 /// Makes the plan of a VM from its record.
 pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Failure> {
     let mut spec = record.spec.clone();
-    let image = record.image.as_ref().map(|wanted| Parts::of(home, dir, &spec, wanted)).transpose()?;
+    let image = record.image.as_ref().map(|image| Parts::of(home, &spec, image)).transpose()?;
     let kind = match (spec.kind, &image) {
         (Kind::Auto, Some(image)) => image.manifest.kind,
         (Kind::Auto, None) => Kind::Other,
@@ -91,6 +92,37 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
 }
 
 impl Plan {
+    /// What is needed to watch a guest that runs already, when a new start of it would not be possible any more (its
+    /// image is gone, QEMU was removed).
+    pub(super) fn for_adoption(record: &Record, run: &RunState, failure: &Failure) -> Self {
+        let spec = record.spec.clone();
+        let version_line = run.qemu_version.clone().unwrap_or_default();
+        let qemu = QemuFacts {
+            path: PathBuf::new(),
+            arch: spec.arch,
+            version: (0, 0, 0),
+            version_line,
+            machines: Vec::new(),
+            devices: Vec::new(),
+            cpus: Vec::new(),
+        };
+        Self {
+            kind: spec.kind,
+            qemu,
+            accel: run.accel.unwrap_or(ResolvedAccel::Tcg),
+            ready: spec.ready.clone().or_else(|| default_ready(spec.kind, false)),
+            notes: vec![format!("the VM runs, and could not be started again as it is: {failure}")],
+            kernel: None,
+            initrd: None,
+            append: String::new(),
+            disk: None,
+            ram: run.ram_file.clone().map_or(Ram::Anonymous, Ram::File),
+            macs: Vec::new(),
+            uuid: record.id,
+            spec,
+        }
+    }
+
     /// The file that will hold the guest's RAM.
     pub(super) fn ram_file(&self) -> Option<&Path> {
         match &self.ram {
@@ -145,7 +177,7 @@ pub fn plan_command_line(home: &Home, dir: &VmDir, record: &Record) -> Result<Ve
     Ok(std::iter::once(plan.qemu.path.display().to_string()).chain(arguments).collect())
 }
 
-/// An image of the store and where its parts lie.
+/// An image and where its parts lie.
 struct Parts {
     manifest: Manifest,
     kernel: Option<PathBuf>,
@@ -153,25 +185,20 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(home: &Home, dir: &VmDir, spec: &VmSpec, wanted: &ImageRef) -> Result<Self, Failure> {
-        let image = image::open(home, &wanted.name)
-            .map_err(|e| Failure::new(FailureKind::NotFound, chain(&e)))?;
-        let manifest = image.manifest;
-        if manifest.disk.is_some() && manifest.digest != wanted.digest {
-            let why = format!(
-                "the image `{}` has changed since `{}` was created, and the VM's disk holds only the differences to the old one",
-                wanted.name,
-                dir.name()
-            );
-            let next = format!("bring the image {} back, or remove the VM and create it anew", wanted.digest);
-            return Err(Failure::new(FailureKind::NotFound, why).hint(next));
-        }
-        if manifest.arch != spec.arch {
-            let why = format!("the image `{}` is for {} and the VM is {}", wanted.name, manifest.arch, spec.arch);
+    fn of(home: &Home, spec: &VmSpec, recorded: &Manifest) -> Result<Self, Failure> {
+        // An image without a disk leaves no trace in the VM, so the newest of its name is as good.
+        let image = if recorded.disk.is_some() {
+            Image::recorded(home, recorded)
+        } else {
+            image::store(home).get(&recorded.name)
+        };
+        let image = image.map_err(|e| Failure::new(FailureKind::NotFound, chain(&e)))?;
+        let arch = image.manifest.arch;
+        if arch != spec.arch {
+            let why = format!("the image `{}` is for {arch} and the VM is {}", recorded.name, spec.arch);
             return Err(Failure::new(FailureKind::Usage, why));
         }
-        let path = |part: &image::Part| image.dir.join(&part.file);
-        Ok(Self { kernel: manifest.kernel.as_ref().map(path), initrd: manifest.initrd.as_ref().map(path), manifest })
+        Ok(Self { kernel: image.kernel(), initrd: image.initrd(), manifest: image.manifest })
     }
 }
 
@@ -191,7 +218,7 @@ fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool) -> Result<String, Fa
     let takes_credentials = image.is_some_and(|i| i.manifest.systemd.is_some_and(|version| version >= 252));
     match spec.provision {
         Provision::Auto | Provision::Credentials if takes_credentials => {
-            words.extend(image::provision::kernel_words(&spec.name, &spec.ssh_keys));
+            words.extend(seed::kernel_words(&spec.name, &spec.ssh_keys));
         }
         Provision::Credentials => {
             let why = "the guest cannot be provisioned by credentials: its image has no systemd of version 252 or later";
@@ -220,7 +247,7 @@ fn ready(spec: &VmSpec, image: Option<&Parts>) -> Result<Option<Ready>, Failure>
 /// Refuses a kernel that QEMU could not boot, with the reason that QEMU would not give.
 fn check_kernel(path: &Path, arch: Arch) -> Result<PathBuf, Failure> {
     let path = check_readable("kernel", path)?;
-    match image::kernel::inspect(&path, arch) {
+    match image::inspect_kernel(&path, arch) {
         Ok(_) => Ok(path),
         Err(e) => Err(Failure::new(FailureKind::Usage, chain(&e))),
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use super::control::{Conversation, Failure, FailureKind, Reply, accept};
@@ -23,6 +24,9 @@ use crate::store::{Home, Lock, Record, RunState, SCHEMA, Status, VmDir};
 
 /// How long commands that are being answered may keep a supervisor whose VM has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long a supervisor that is leaving may take.
+const PREDECESSOR: Duration = Duration::from_secs(10);
 
 /// The whole work of `midge supervise NAME`: returns when the VM's supervisor is done.
 ///
@@ -71,14 +75,15 @@ async fn run(home: &Home, name: &str, greeting: Option<UnixStream>) -> Result<()
         }
     };
     let Ready { shared, driver, adopted, listener, notes } = ready;
-    let active = Rc::new(());
+    // Each conversation holds a sender; the receiver sees them all gone.
+    let (talking, mut silence) = mpsc::channel::<()>(1);
     let serve = {
-        let (shared, active) = (shared.clone(), active.clone());
+        let shared = shared.clone();
         Rc::new(move |talk: Conversation| {
-            let (shared, active) = (shared.clone(), active.clone());
+            let (shared, talking) = (shared.clone(), talking.clone());
             async move {
                 requests::serve(shared, talk).await;
-                drop(active);
+                drop(talking);
             }
         })
     };
@@ -97,13 +102,7 @@ async fn run(home: &Home, name: &str, greeting: Option<UnixStream>) -> Result<()
     listening_for_signals.abort();
     let _ = std::fs::remove_file(shared.dir.run_dir().join("control.sock"));
     drop(serve);
-    let said = async {
-        while Rc::strong_count(&active) > 1 {
-            tokio::task::yield_now().await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let _ = tokio::time::timeout(LAST_WORDS, said).await;
+    let _ = tokio::time::timeout(LAST_WORDS, silence.recv()).await;
     close(&shared, lock);
     Ok(())
 }
@@ -122,9 +121,7 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let store = |e: crate::store::StoreError| Failure::new(FailureKind::Other, plan::chain(&e));
     let dir = home.existing_vm(name).map_err(store)?;
     dir.create_run_dir().map_err(store)?;
-    let Some(lock) = dir.lock_supervisor().map_err(store)? else {
-        return Err(Failure::new(FailureKind::WrongState, format!("`{name}` has a supervisor already")));
-    };
+    let lock = take_charge(&dir).await?;
     let record = dir.record().map_err(store)?;
     let planned = plan::plan(home, &dir, &record);
     let orphan = match dir.status() {
@@ -136,7 +133,7 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let (mut plan, run) = match (orphan, planned) {
         (Some(run), Ok(plan)) => (plan, RunState { supervisor: us, ..run }),
         // Whatever has become of the image or the host: the guest runs, and somebody must watch it.
-        (Some(run), Err(failure)) => (Plan::for_adoption(&record, &run, &failure)?, RunState { supervisor: us, ..run }),
+        (Some(run), Err(failure)) => (Plan::for_adoption(&record, &run, &failure), RunState { supervisor: us, ..run }),
         (None, Ok(plan)) if std::env::var_os(launch::ADOPT_ONLY).is_none() => (plan, fresh_run(&record, us)),
         (None, Ok(_)) => return Err(Failure::new(FailureKind::WrongState, format!("`{name}` is not running"))),
         (None, Err(failure)) => return Err(failure),
@@ -160,11 +157,31 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     Ok((Ready { shared, driver, adopted, listener, notes }, lock))
 }
 
+/// Takes the supervisor's lock. The commands see to it that there is one supervisor at a time, so whoever has the lock is
+/// just leaving.
+async fn take_charge(dir: &VmDir) -> Result<Lock, Failure> {
+    let failed = |e: crate::store::StoreError| Failure::new(FailureKind::Other, plan::chain(&e));
+    if let Some(lock) = dir.try_lock_supervisor().map_err(failed)? {
+        return Ok(lock);
+    }
+    let waiting = {
+        let dir = dir.clone();
+        tokio::task::spawn_blocking(move || dir.lock_supervisor())
+    };
+    match tokio::time::timeout(PREDECESSOR, waiting).await {
+        Ok(Ok(lock)) => lock.map_err(failed),
+        _ => {
+            let why = format!("`{}` has a supervisor that neither answers nor ends", dir.name());
+            Err(Failure::new(FailureKind::WrongState, why)
+                .hint(format!("look for `midge supervise {}` in the process list, and end it", dir.name())))
+        }
+    }
+}
+
 fn fresh_run(record: &Record, supervisor: ProcessId) -> RunState {
-    let expires = record.spec.ttl.map(|ttl| {
-        let now = jiff::Timestamp::now();
-        now.checked_add(jiff::SignedDuration::from_secs(i64::try_from(ttl.secs()).unwrap_or(i64::MAX)))
-            .unwrap_or(jiff::Timestamp::MAX)
+    let expires = record.spec.ttl_seconds.map(|seconds| {
+        let ttl = jiff::SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+        jiff::Timestamp::now().checked_add(ttl).unwrap_or(jiff::Timestamp::MAX)
     });
     RunState {
         schema: SCHEMA,
