@@ -6,14 +6,25 @@ use std::path::PathBuf;
 use crate::spec::Arch;
 
 mod cache;
+mod cgroup;
+mod facts;
 pub mod kvm;
+mod memory;
+pub mod oom;
 pub mod proc;
 pub mod qemu;
+mod ram_dir;
 mod root;
+mod space;
 
 pub use cache::Cache;
+pub use cgroup::{Cgroup, CgroupVersion, MemoryLimit};
+pub use facts::{Device, Distribution, HostFacts};
 pub use kvm::{KvmAbsence, KvmState};
+pub use memory::Memory;
+pub use ram_dir::{NoRoom, ram_dir};
 pub use root::HostRoot;
+pub use space::Space;
 
 /// What `machine` needs to know of the host to write a command line.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
