@@ -159,6 +159,12 @@ pub enum MachineError {
         /// QEMU's version.
         version: String,
     },
+    /// Neither a kernel nor firmware that could boot a disk.
+    #[error("there is nothing to boot: {}", boot_hint(*.machine))]
+    NothingToBoot {
+        /// The board.
+        machine: Board,
+    },
     /// More virtio devices than a microvm has places for.
     #[error(
         "a microvm holds {MICROVM_SLOTS} virtio devices and this VM has more: remove network interfaces or use machine q35"
@@ -185,6 +191,14 @@ fn package(arch: Arch) -> &'static str {
     match arch {
         Arch::X86_64 => "x86",
         Arch::Aarch64 => "arm",
+    }
+}
+
+fn boot_hint(board: Board) -> &'static str {
+    match board {
+        Board::Q35 => "give a kernel or an image",
+        Board::Microvm => "a microvm boots kernels only, give one or use machine q35",
+        Board::Virt => "without firmware this machine boots kernels only, give one or an image that has one",
     }
 }
 
@@ -278,6 +292,10 @@ fn check(spec: &VmSpec, qemu: &QemuFacts, board: Board, resources: &Resources) -
     if qemu.arch != spec.arch {
         let program = qemu.path.display().to_string();
         return Err(MachineError::WrongQemu { program, qemu: qemu.arch, wanted: spec.arch });
+    }
+    let firmware_boots = board == Board::Q35 && resources.disk.is_some();
+    if resources.kernel.is_none() && !firmware_boots {
+        return Err(MachineError::NothingToBoot { machine: board });
     }
     let version = || choose::version_text(qemu);
     if (qemu.version.0, qemu.version.1) < OLDEST_QEMU {
