@@ -7,11 +7,13 @@ use crate::spec::Arch;
 
 mod cache;
 mod cgroup;
+pub mod doctor;
 mod facts;
 pub mod kvm;
 mod memory;
 pub mod oom;
 pub mod proc;
+mod programs;
 pub mod qemu;
 mod ram_dir;
 mod root;

@@ -12,6 +12,9 @@ use super::memory::Memory;
 use super::root::HostRoot;
 use super::space::Space;
 
+/// The tmpfs that every Linux has (POSIX shared memory, shm_overview(7)).
+const SHM: &str = "/dev/shm";
+
 /// tmpfs's number in statfs(2).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
@@ -35,7 +38,7 @@ impl NoRoom {
     pub fn next_step(&self) -> String {
         let size = mib(self.need.saturating_add(MARGIN));
         format!(
-            "stop other VMs, give the VM less memory, or enlarge /dev/shm by at least {size}: sudo mount -o remount,size=… /dev/shm"
+            "stop other VMs, give the VM less memory, or enlarge /dev/shm by {size} (`mount -o remount,size=`)"
         )
     }
 }
@@ -47,8 +50,14 @@ impl NoRoom {
 /// and our control group have left. Two calls at the same moment may be given the same room: it is a forecast, not
 /// a reservation.
 pub fn ram_dir(run_dir: &Path, need: u64) -> Result<PathBuf, NoRoom> {
-    let memory = available(&HostRoot::system());
-    choose(run_dir, Path::new("/dev/shm"), memory, need)
+    choose(run_dir, Path::new(SHM), available(&HostRoot::system()), need, make_private)
+}
+
+/// The folder that [`ram_dir`] would give, without making it.
+pub(super) fn preview(run_dir: &Path, need: u64) -> Result<PathBuf, NoRoom> {
+    let check =
+        |folder: &Path| if folder.symlink_metadata().is_ok() { check_private(folder) } else { Ok(()) };
+    choose(run_dir, Path::new(SHM), available(&HostRoot::system()), need, check)
 }
 
 /// Memory that can be had, in bytes, and who says so.
@@ -61,7 +70,13 @@ fn available(root: &HostRoot) -> Option<(u64, String)> {
     host.into_iter().chain(group).min_by_key(|(bytes, _)| *bytes)
 }
 
-fn choose(run_dir: &Path, shm: &Path, memory: Option<(u64, String)>, need: u64) -> Result<PathBuf, NoRoom> {
+fn choose(
+    run_dir: &Path,
+    shm: &Path,
+    memory: Option<(u64, String)>,
+    need: u64,
+    claim: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<PathBuf, NoRoom> {
     if let Some((bytes, owner)) = memory
         && bytes < need.saturating_add(MARGIN)
     {
@@ -74,7 +89,7 @@ fn choose(run_dir: &Path, shm: &Path, memory: Option<(u64, String)>, need: u64) 
         Err(refusal) => refusals.push(refusal),
     }
     // Looked at before it is made, so that a folder is not left where nothing comes of it.
-    match check(&own, need).and_then(|()| make_private(&own)) {
+    match check(&own, need).and_then(|()| claim(&own)) {
         Ok(()) => return Ok(own),
         Err(refusal) => refusals.push(refusal),
     }
@@ -125,12 +140,16 @@ fn promised(folder: &Path, depth: u32) -> u64 {
 /// Its parent is open to all (sticky), so another user may have put something of that name there first: a folder of theirs
 /// would let them read guest memory, a symbolic link would lead files elsewhere.
 fn make_private(folder: &Path) -> Result<(), String> {
-    let shown = folder.display();
     match fs::DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(format!("{shown} cannot be made: {error}")),
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_private(folder),
+        Err(error) => Err(format!("{} cannot be made: {error}", folder.display())),
     }
+}
+
+/// Whether an existing folder is ours and nobody else may enter it.
+fn check_private(folder: &Path) -> Result<(), String> {
+    let shown = folder.display();
     let about = folder.symlink_metadata().map_err(|error| format!("{shown} cannot be looked at: {error}"))?;
     if !about.is_dir() {
         return Err(format!("{shown} is not a folder; remove it"));
@@ -170,7 +189,7 @@ mod tests {
     fn run_dir_on_tmpfs_is_taken_even_before_it_exists() {
         let (shm, _plain) = folders();
         let run = shm.path().join("not/there/yet");
-        assert_eq!(choose(&run, shm.path(), None, NEED), Ok(run));
+        assert_eq!(choose(&run, shm.path(), None, NEED, make_private), Ok(run));
         assert!(!own(shm.path()).exists(), "nothing is made without need");
     }
 
@@ -178,7 +197,7 @@ mod tests {
     fn shm_folder_is_made_private_and_taken_again() {
         let (shm, Some(plain)) = folders() else { return };
         for _ in 0..2 {
-            assert_eq!(choose(plain.path(), shm.path(), None, NEED), Ok(own(shm.path())));
+            assert_eq!(choose(plain.path(), shm.path(), None, NEED, make_private), Ok(own(shm.path())));
         }
         assert_eq!(own(shm.path()).metadata().unwrap().permissions().mode() & 0o777, 0o700);
     }
@@ -188,7 +207,7 @@ mod tests {
         let (shm, Some(plain)) = folders() else { return };
         let place = own(shm.path());
         let refused = |word: &str| {
-            let error = choose(plain.path(), shm.path(), None, NEED).unwrap_err().to_string();
+            let error = choose(plain.path(), shm.path(), None, NEED, make_private).unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("is not on tmpfs"), "{error}");
         };
         std::os::unix::fs::symlink(shm.path(), &place).unwrap();
@@ -205,10 +224,11 @@ mod tests {
     #[test]
     fn more_than_there_is_has_no_room() {
         let (shm, _plain) = folders();
-        let error = choose(shm.path(), shm.path(), None, 1 << 50).unwrap_err();
+        let error = choose(shm.path(), shm.path(), None, 1 << 50, make_private).unwrap_err();
         assert_eq!(error.refusals.len(), 2, "{error}");
         assert!(error.to_string().contains("1073741824 MiB"), "{error}");
-        let error = choose(shm.path(), shm.path(), Some((NEED, "the host".to_owned())), NEED).unwrap_err();
+        let error = choose(shm.path(), shm.path(), Some((NEED, "the host".to_owned())), NEED, make_private)
+            .unwrap_err();
         assert_eq!(error.refusals, ["the host has 1 MiB of memory left"]);
         assert!(error.next_step().contains("/dev/shm"));
     }
