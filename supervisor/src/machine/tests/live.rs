@@ -1,7 +1,8 @@
-//! The lists handed to the installed QEMU: it takes every word, says nothing on stderr, and builds the NIC that was asked for.
+//! The lists handed to the installed QEMU: it takes every word, says nothing on stderr, and builds the NIC
+//! that was asked for.
 //!
-//! QEMU 7.2 to the newest are meant. `MIDGE_TEST_QEMU` names another binary (and, after spaces, words to put in front of the list, such
-//! as `-L` and a folder of firmware); it takes the place of `qemu-system-x86_64`.
+//! QEMU 7.2 to the newest are meant. `MIDGE_TEST_QEMU` names another binary (and, after spaces, words to put
+//! in front of the list, such as `-L` and a folder of firmware); it takes the place of `qemu-system-x86_64`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Longer than any healthy answer, on a busy host too.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// An installed QEMU.
 struct Qemu {
@@ -105,8 +106,9 @@ fn create_disk(path: &Path, format: DiskFormat) {
 /// The smallest guest: writes `!` to the serial port and ends.
 fn kernel(arch: Arch) -> Vec<u8> {
     match arch {
-        // An ELF file with the note that names a PVH kernel's 32-bit entry (Xen, `xen/include/public/elfnote.h`): file header,
-        // one segment to load at 1 MiB and one of notes, the note, the code.
+        // An ELF file with the note that names a PVH kernel's 32-bit entry (Xen,
+        // `xen/include/public/elfnote.h`): file header, one segment to load at 1 MiB and one of notes, the
+        // note, the code.
         Arch::X86_64 => {
             const BASE: u64 = 1 << 20;
             let code = [
@@ -226,7 +228,8 @@ impl Running {
         answer.get("return").unwrap_or_else(|| panic!("{command}: {answer}")).clone()
     }
 
-    /// Lets the guest run to its end, and ends QEMU where that has not happened with it. Gives the exit status.
+    /// Lets the guest run to its end, and ends QEMU where that has not happened with it. Gives the exit
+    /// status.
     fn run(mut self, what: &str) -> Option<i32> {
         self.reader.get_mut().write_all(b"{\"execute\": \"cont\"}").unwrap();
         loop {
