@@ -9,11 +9,24 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
+mod duration;
+mod forward;
+mod mac;
+mod parse;
 mod ready;
 mod size;
+mod validate;
+mod word;
 
+pub use duration::{Duration, DurationError};
+pub use forward::{Forward, ForwardError};
+pub use mac::{Mac, MacError};
 pub use ready::{Ready, ReadyError};
 pub use size::{Size, SizeError};
+pub use validate::{FieldError, MAX_CPUS, MAX_MEMORY, MIN_MEMORY, SpecErrors, check_name};
+pub use word::WordError;
 
 /// A virtual machine as wanted by its user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -169,22 +182,35 @@ pub enum Net {
         /// Ports of the host that lead to ports of the guest.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         forwards: Vec<Forward>,
+        /// The interface's address; none lets midge choose one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<Mac>,
     },
     /// An interface whose cable is not plugged in.
-    None,
+    None {
+        /// The interface's address; none lets midge choose one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<Mac>,
+    },
 }
 
-/// One forwarded TCP port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Forward {
-    /// Address of the host to listen on.
-    #[serde(default = "localhost")]
-    pub address: std::net::Ipv4Addr,
-    /// Port on the host.
-    pub host: u16,
-    /// Port in the guest.
-    pub guest: u16,
+impl Net {
+    /// The address that the spec gives the interface.
+    #[must_use]
+    pub const fn mac(&self) -> Option<Mac> {
+        match self {
+            Self::User { mac, .. } | Self::None { mac } => *mac,
+        }
+    }
+
+    /// The ports of the host that lead to it.
+    #[must_use]
+    pub fn forwards(&self) -> &[Forward] {
+        match self {
+            Self::User { forwards, .. } => forwards,
+            Self::None { .. } => &[],
+        }
+    }
 }
 
 /// How the guest learns its host name and keys.
@@ -224,6 +250,35 @@ pub enum OnReset {
     Stop,
 }
 
+impl VmSpec {
+    /// A VM of this name with everything at its default. It boots nothing yet, so it is not valid until `boot` says what.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            boot: Boot::default(),
+            kind: Kind::default(),
+            arch: Arch::host(),
+            machine: Machine::default(),
+            accel: Accel::default(),
+            cpu: None,
+            cpus: one(),
+            memory: default_memory(),
+            disk: None,
+            nets: one_user_net(),
+            provision: Provision::default(),
+            ssh_keys: Vec::new(),
+            restart: Restart::default(),
+            on_reset: OnReset::default(),
+            ttl_seconds: None,
+            ephemeral: false,
+            ready: None,
+            labels: BTreeMap::new(),
+            qemu_args: Vec::new(),
+        }
+    }
+}
+
 fn one() -> u32 {
     1
 }
@@ -233,11 +288,7 @@ fn default_memory() -> Size {
 }
 
 fn one_user_net() -> Vec<Net> {
-    vec![Net::User { forwards: Vec::new() }]
-}
-
-fn localhost() -> std::net::Ipv4Addr {
-    std::net::Ipv4Addr::LOCALHOST
+    vec![Net::User { forwards: Vec::new(), mac: None }]
 }
 
 impl Arch {

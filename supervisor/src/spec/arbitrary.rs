@@ -1,0 +1,1 @@
+//! Valid specs of every shape, for property tests.
