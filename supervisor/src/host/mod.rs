@@ -1,7 +1,5 @@
 //! What this host can do: the QEMU installed, KVM, memory, disk, devices.
 
-pub mod proc;
-
 use std::path::PathBuf;
 
 use crate::spec::Arch;

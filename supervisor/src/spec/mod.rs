@@ -298,14 +298,3 @@ impl Arch {
         if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
     }
 }
-
-/// Checks a VM's name.
-pub fn check_name(_name: &str) -> Result<(), String> {
-    Ok(())
-}
-impl VmSpec {
-    /// Checks the spec.
-    pub fn validate(&self) -> Result<(), String> {
-        Ok(())
-    }
-}
