@@ -5,12 +5,27 @@ use std::path::PathBuf;
 use crate::spec::Arch;
 
 mod cache;
+mod cgroup;
+pub mod doctor;
+mod facts;
+pub mod kvm;
+mod memory;
+pub mod oom;
 pub mod proc;
+mod programs;
 pub mod qemu;
+mod ram_dir;
 mod root;
+mod space;
 
 pub use cache::Cache;
+pub use cgroup::{Cgroup, CgroupVersion, MemoryLimit};
+pub use facts::{Device, Distribution, HostFacts};
+pub use kvm::{KvmAbsence, KvmState};
+pub use memory::Memory;
+pub use ram_dir::{NoRoom, ram_dir};
 pub use root::HostRoot;
+pub use space::Space;
 
 /// What `machine` needs to know of the host to write a command line.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -29,22 +44,4 @@ pub struct QemuFacts {
     pub devices: Vec<String>,
     /// CPU models it offers.
     pub cpus: Vec<String>,
-}
-
-/// Whether hardware virtualisation can be used, from one real run in `/dev/kvm`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(tag = "state", rename_all = "lowercase")]
-pub enum KvmState {
-    /// Guest code ran on the hardware.
-    Works,
-    /// KVM is there, but interprets guest kernels: far slower than TCG, and incomplete.
-    Emulates {
-        /// What gave it away.
-        detail: String,
-    },
-    /// KVM cannot be used.
-    Absent {
-        /// Why: no device, no permission, module missing.
-        detail: String,
-    },
 }

@@ -1,13 +1,14 @@
 //! Which QEMU is installed and what it can do, from one short run of it or from the cache.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::QemuFacts;
 use super::cache::Cache;
+use super::programs::{self, Missing};
 use crate::spec::Arch;
 
 mod talk;
@@ -103,6 +104,30 @@ pub enum QemuError {
     },
 }
 
+impl QemuError {
+    /// What to do about it, as one command or sentence.
+    #[must_use]
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::NotFound { arch } => format!("sudo apt-get install {}", package(*arch)),
+            Self::Override { .. } | Self::WrongTarget { .. } => format!("unset {OVERRIDE}"),
+            Self::NotExecutable { path } => format!("sudo chmod +x {}", path.display()),
+            Self::Spawn { path, .. }
+            | Self::Died { path, .. }
+            | Self::Timeout { path, .. }
+            | Self::Output { path, .. } => {
+                format!("run `{} --version` to see what is wrong with it", path.display())
+            }
+            Self::TooOld { .. } => {
+                format!(
+                    "install QEMU {} or newer (Debian: from backports) or name one in {OVERRIDE}",
+                    dotted(OLDEST)
+                )
+            }
+        }
+    }
+}
+
 /// Finds the QEMU for guests of `arch` and says what it can do.
 ///
 /// For the host's own architecture `$MIDGE_QEMU` names the binary; else it is `qemu-system-x86_64` or
@@ -110,9 +135,14 @@ pub enum QemuError {
 /// changed one is run once (about 50 ms). Change is told by path, device, inode, size and modification time, so
 /// a wrapper script hides an exchange of the QEMU behind it.
 pub fn facts(arch: Arch) -> Result<QemuFacts, QemuError> {
+    facts_with(arch, &Cache::of_user())
+}
+
+/// As [`facts`], with a cache of the caller's choice.
+pub fn facts_with(arch: Arch, cache: &Cache) -> Result<QemuFacts, QemuError> {
     let chosen = if arch == Arch::host() { std::env::var_os(OVERRIDE) } else { None };
     let path = find(arch, chosen.as_deref(), std::env::var_os("PATH").as_deref())?;
-    facts_of(&path, arch, &Cache::of_user())
+    facts_of(&path, arch, cache)
 }
 
 /// As [`facts`], for the binary at `path` and a cache of the caller's choice.
@@ -148,7 +178,7 @@ pub const fn package(arch: Arch) -> &'static str {
 }
 
 /// The architecture as QEMU calls it (`query-target`).
-const fn name(arch: Arch) -> &'static str {
+pub(super) const fn name(arch: Arch) -> &'static str {
     match arch {
         Arch::X86_64 => "x86_64",
         Arch::Aarch64 => "aarch64",
@@ -171,27 +201,14 @@ fn find(arch: Arch, chosen: Option<&OsStr>, path: Option<&OsStr>) -> Result<Path
         let path = PathBuf::from(chosen);
         return match std::fs::metadata(&path) {
             Err(source) => Err(QemuError::Override { path, source }),
-            Ok(about) if !is_executable(&about) => Err(QemuError::NotExecutable { path }),
+            Ok(about) if !programs::is_executable(&about) => Err(QemuError::NotExecutable { path }),
             Ok(_) => Ok(path),
         };
     }
-    let mut not_executable = None;
-    for folder in std::env::split_paths(path.unwrap_or_default()).filter(|folder| folder.is_absolute()) {
-        let path = folder.join(program(arch));
-        match std::fs::metadata(&path) {
-            Ok(about) if is_executable(&about) => return Ok(path),
-            Ok(_) => not_executable = not_executable.or(Some(path)),
-            Err(_) => {}
-        }
-    }
-    match not_executable {
-        Some(path) => Err(QemuError::NotExecutable { path }),
-        None => Err(QemuError::NotFound { arch }),
-    }
-}
-
-fn is_executable(about: &std::fs::Metadata) -> bool {
-    about.is_file() && about.permissions().mode() & 0o111 != 0
+    programs::find(program(arch), path.unwrap_or_default()).map_err(|missing| match missing {
+        Missing::NotExecutable(path) => QemuError::NotExecutable { path },
+        Missing::NoFile => QemuError::NotFound { arch },
+    })
 }
 
 /// What a cached answer depends on.

@@ -22,13 +22,6 @@ impl HostRoot {
         Self(folder.into())
     }
 
-    /// Whether this is the running machine rather than a recorded tree: only then may devices be opened and
-    /// system calls be asked for what the files do not tell.
-    #[must_use]
-    pub fn is_system(&self) -> bool {
-        self.0 == Path::new("/")
-    }
-
     /// The place of a file given by its absolute or relative path on the host.
     #[must_use]
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {

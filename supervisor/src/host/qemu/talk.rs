@@ -33,15 +33,17 @@ const MOST_OUTPUT: usize = 16 << 20;
 const MOST_STDERR: usize = 4096;
 
 /// The questions, in order; the ids are their places. All exist since QEMU 2.12 at the latest (QEMU QMP Reference).
-const QUESTIONS: [&str; 7] = [
+const QUESTIONS: [&str; 6] = [
     r#"{"execute":"qmp_capabilities","id":0}"#,
     r#"{"execute":"query-version","id":1}"#,
     r#"{"execute":"query-target","id":2}"#,
     r#"{"execute":"query-machines","id":3}"#,
     r#"{"execute":"qom-list-types","id":4,"arguments":{"implements":"device","abstract":false}}"#,
     r#"{"execute":"query-cpu-definitions","id":5}"#,
-    r#"{"execute":"quit","id":6}"#,
 ];
+
+/// Asked only when all answers are here: a QEMU that quits drops what its output pipe had no room for yet.
+const FAREWELL: &[u8] = b"{\"execute\":\"quit\"}\n";
 
 /// Runs the binary once.
 pub(super) fn probe(path: &Path, arch: Arch) -> Result<QemuFacts, QemuError> {
@@ -190,7 +192,10 @@ impl Run {
 
     /// Lets it end by itself, for the sake of a wrapper script whose QEMU would outlive a kill.
     fn leave(&mut self) -> bool {
-        self.stdin = None;
+        if let Some(mut stdin) = self.stdin.take() {
+            // It may be gone already, which is what is wanted.
+            let _ = stdin.write_all(FAREWELL);
+        }
         PidFd::open(self.child.id()).ok().flatten().is_some_and(|fd| fd.wait_for(LEAVE).unwrap_or(false))
     }
 
