@@ -7,6 +7,7 @@ pub mod cli;
 pub mod host;
 pub mod image;
 pub mod machine;
+pub mod seed;
 pub mod spec;
 pub mod store;
 pub mod vm;

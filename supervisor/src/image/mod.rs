@@ -1,5 +1,7 @@
 //! Images: immutable disks and kernels, each with a digest and a manifest.
 
+pub mod hello;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};

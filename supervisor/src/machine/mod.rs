@@ -35,6 +35,11 @@ pub use diff::{Difference, diff};
 use devices::Bus;
 use option::{Opt, text};
 
+/// The id of the guest agent's character device (QMP `query-chardev`).
+pub const AGENT_CHARDEV: &str = "agent";
+/// The id of the first interface's backend (HMP `hostfwd_add`).
+pub const USER_NETDEV: &str = "net0";
+
 /// What the supervisor has prepared for one run of QEMU.
 ///
 /// Listening sockets are passed by number: the supervisor binds them, QEMU inherits them, and a connection made before
@@ -154,6 +159,12 @@ pub enum MachineError {
         /// QEMU's version.
         version: String,
     },
+    /// Neither a kernel nor firmware that could boot a disk.
+    #[error("there is nothing to boot: {}", boot_hint(*.machine))]
+    NothingToBoot {
+        /// The board.
+        machine: Board,
+    },
     /// More virtio devices than a microvm has places for.
     #[error(
         "a microvm holds {MICROVM_SLOTS} virtio devices and this VM has more: remove network interfaces or use machine q35"
@@ -180,6 +191,14 @@ fn package(arch: Arch) -> &'static str {
     match arch {
         Arch::X86_64 => "x86",
         Arch::Aarch64 => "arm",
+    }
+}
+
+fn boot_hint(board: Board) -> &'static str {
+    match board {
+        Board::Q35 => "give a kernel or an image",
+        Board::Microvm => "a microvm boots kernels only, give one or use machine q35",
+        Board::Virt => "without firmware this machine boots kernels only, give one or an image that has one",
     }
 }
 
@@ -245,11 +264,15 @@ pub fn arguments(
     Ok(list.0)
 }
 
-/// Words that the machine adds to a kernel command line: the console, and on a microvm where the virtio devices are, for kernels
-/// that do not read ACPI. Linux does, and gets no such words.
+/// Words that the machine adds to a kernel command line: the console for Linux, and on a microvm where the virtio devices are,
+/// for kernels that do not read ACPI. Linux does, and gets no such words.
 pub fn kernel_words(spec: &VmSpec, kind: Kind, disk: bool) -> Result<Vec<String>, MachineError> {
     let board = Board::of(spec)?;
-    let mut words = vec![board.console_word().to_owned()];
+    let mut words = Vec::new();
+    if kind == Kind::Linux {
+        // Unikernels have one console, and pass words that they do not know on to their application.
+        words.push(board.console_word().to_owned());
+    }
     if board == Board::Microvm && kind != Kind::Linux {
         // Entropy and the agent's port beside the interfaces and the disk.
         words.extend(devices::microvm_words(spec.nets.len() + 2 + usize::from(disk)));
@@ -269,6 +292,10 @@ fn check(spec: &VmSpec, qemu: &QemuFacts, board: Board, resources: &Resources) -
     if qemu.arch != spec.arch {
         let program = qemu.path.display().to_string();
         return Err(MachineError::WrongQemu { program, qemu: qemu.arch, wanted: spec.arch });
+    }
+    let firmware_boots = board == Board::Q35 && resources.disk.is_some();
+    if resources.kernel.is_none() && !firmware_boots {
+        return Err(MachineError::NothingToBoot { machine: board });
     }
     let version = || choose::version_text(qemu);
     if (qemu.version.0, qemu.version.1) < OLDEST_QEMU {

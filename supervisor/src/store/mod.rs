@@ -20,7 +20,7 @@ mod vms;
 pub use error::StoreError;
 pub use home::Home;
 pub use lock::Lock;
-pub use record::{ImageRef, LastRun, Record};
+pub use record::{LastRun, Record};
 pub use run::RunState;
 pub use vms::{Status, VmDir};
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::Manifest;
 use crate::spec::VmSpec;
 use crate::vm::{End, Phase};
 
@@ -17,21 +18,12 @@ pub struct Record {
     pub created: jiff::Timestamp,
     /// What is wanted.
     pub spec: VmSpec,
-    /// The image that its disk stands on, by name and digest; the disk is useless with another.
+    /// The image as it was when the VM was created: its disk holds the differences to that one, and boots with that
+    /// one's kernel, also when an image of the same name has been built anew since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<ImageRef>,
+    pub image: Option<Manifest>,
     /// The MAC address of each interface, in the order of the spec's.
     pub macs: Vec<String>,
-}
-
-/// An image as a record refers to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageRef {
-    /// Its name.
-    pub name: String,
-    /// Its digest.
-    pub digest: String,
 }
 
 /// `last.json`: how the latest run went.

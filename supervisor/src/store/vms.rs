@@ -163,15 +163,33 @@ impl VmDir {
             .ok_or_else(|| StoreError::NotFound { name: self.name.clone(), near })
     }
 
+    /// As [`VmDir::lock`], and answers nothing when somebody holds it.
+    pub fn try_lock(&self) -> Result<Option<Lock>, StoreError> {
+        Lock::try_take(&self.state.join(".lock"))
+    }
+
     /// Takes the supervisor's lock, held for the supervisor's whole life. Answers nothing when there is another one.
-    pub fn lock_supervisor(&self) -> Result<Option<Lock>, StoreError> {
+    pub fn try_lock_supervisor(&self) -> Result<Option<Lock>, StoreError> {
         Lock::try_take(&self.run.join("lock"))
+    }
+
+    /// Waits for the supervisor's lock.
+    pub fn lock_supervisor(&self) -> Result<Lock, StoreError> {
+        let near = None;
+        Lock::take(&self.run.join("lock"))?.ok_or_else(|| StoreError::NotFound { name: self.name.clone(), near })
     }
 
     /// The VM's record.
     pub fn record(&self) -> Result<Record, StoreError> {
         let path = self.state.join("vm.json");
-        match self.read_json(&path)? {
+        let read = self.read_json(&path).map_err(|e| match e {
+            StoreError::Damaged { name, path, reason } => {
+                let reason = explain_spec(&path).unwrap_or(reason);
+                StoreError::Damaged { name, path, reason }
+            }
+            other => other,
+        });
+        match read? {
             Some(record) => {
                 let mut record: Record = record;
                 // The folder's name is the VM's: a rename is one rename(2), whatever the record still says.
@@ -305,6 +323,12 @@ impl VmDir {
     fn damaged(&self, path: &Path, reason: String) -> StoreError {
         StoreError::Damaged { name: self.name.clone(), path: path.to_owned(), reason }
     }
+}
+
+/// What is wrong with the spec in a record that was edited by hand: all of it, with the names that were meant.
+fn explain_spec(path: &Path) -> Option<String> {
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    crate::spec::VmSpec::from_json(record.get("spec")?).err().map(|e| e.to_string())
 }
 
 fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), StoreError> {

@@ -1,8 +1,23 @@
 //! From a command to a supervisor: starting one, finding the one there is, or replacing one that was killed.
 
-use crate::store::{Home, StoreError, VmDir};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
 
-use super::control::{Client, ClientError, Failure};
+use super::control::{Client, ClientError, Failure, Reply};
+use super::sockets::SocketDir;
+use super::{Cause, End};
+use crate::store::{Home, LastRun, RunState, SCHEMA, Status, StoreError, VmDir};
+
+/// How long a supervisor may take to say that it is in charge. It reads a handful of files first; on a slow SD card, or
+/// when QEMU and KVM are probed for the first time, that takes a moment.
+const GREETING: Duration = Duration::from_secs(60);
+/// Tells a supervisor not to start a guest: it is only to take charge of one that runs.
+pub(super) const ADOPT_ONLY: &str = "MIDGE_ADOPT_ONLY";
 
 /// Why a command has no supervisor to talk to.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +36,16 @@ pub enum LaunchError {
     Client(ClientError),
     /// The supervisor's process could not be started.
     #[error("cannot start a supervisor")]
-    Spawn(#[source] std::io::Error),
+    Spawn(#[source] io::Error),
+}
+
+impl From<ClientError> for LaunchError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(failure) => Self::Refused(failure),
+            other => Self::Client(other),
+        }
+    }
 }
 
 /// A VM that runs, or is being started.
@@ -31,20 +55,121 @@ pub struct Started {
     pub client: Client,
     /// It ran already.
     pub already: bool,
+    /// What the user should know of this start, a line each.
+    pub notes: Vec<String>,
 }
 
 /// Starts the VM, or finds it running. Returns as soon as a supervisor is in charge; what QEMU makes of it is told by
 /// [`super::control::Request::Follow`].
-pub fn start(_home: &Home, _vm: &VmDir) -> Result<Started, LaunchError> {
-    todo!()
+///
+/// Two starts of one VM at the same moment wait for each other here, and the second finds the VM running.
+pub fn start(home: &Home, vm: &VmDir) -> Result<Started, LaunchError> {
+    if let Some(client) = try_connect(vm)? {
+        return Ok(Started { client, already: true, notes: Vec::new() });
+    }
+    let lock = vm.lock()?;
+    if let Some(client) = try_connect(vm)? {
+        return Ok(Started { client, already: true, notes: Vec::new() });
+    }
+    let already = matches!(vm.status(), Status::Orphaned(_));
+    close_unfinished(vm)?;
+    let (client, notes) = spawn(home, vm, false)?;
+    drop(lock);
+    Ok(Started { client, already, notes })
 }
 
 /// A connection to the supervisor of a VM that runs, which is replaced first when it was killed.
-pub fn connect(_home: &Home, _vm: &VmDir) -> Result<Client, LaunchError> {
-    todo!()
+pub fn connect(home: &Home, vm: &VmDir) -> Result<Client, LaunchError> {
+    if let Some(client) = try_connect(vm)? {
+        return Ok(client);
+    }
+    let not_running = || LaunchError::NotRunning(vm.name().to_owned());
+    if !vm.state_dir().is_dir() {
+        return Err(StoreError::NotFound { name: vm.name().to_owned(), near: None }.into());
+    }
+    let _lock = vm.lock()?;
+    if let Some(client) = try_connect(vm)? {
+        return Ok(client);
+    }
+    match vm.status() {
+        Status::Orphaned(_) => Ok(spawn(home, vm, true)?.0),
+        Status::Supervised(_) => Err(not_running()),
+        Status::Stopped => {
+            close_unfinished(vm)?;
+            Err(not_running())
+        }
+    }
 }
 
-/// The whole work of `midge supervise NAME`: returns when the VM's supervisor is done.
-pub fn supervise(_home: &Home, _name: &str) -> std::process::ExitCode {
-    todo!()
+/// Records how a run ended whose QEMU and supervisor are both gone without a word: the host went down, or both were
+/// killed. Removes what it left behind.
+pub fn close_unfinished(vm: &VmDir) -> Result<(), StoreError> {
+    let Some(run) = vm.unfinished_run() else { return Ok(()) };
+    let RunState { qemu, started, phases, .. } = run;
+    let here = crate::host::HostRoot::system().boot_id().ok();
+    let rebooted = qemu.is_some_and(|q| Some(q.boot_id) != here);
+    let detail = if rebooted {
+        "the host was restarted while the VM ran"
+    } else {
+        "QEMU and its supervisor both ended while nobody watched"
+    };
+    let now = jiff::Timestamp::now();
+    let end = End { cause: Cause::Unknown { detail: detail.to_owned() }, asked_by: None };
+    let last = LastRun { schema: SCHEMA, started: started.unwrap_or(now), ended: now, end: end.clone(), phases };
+    vm.write_last_run(&last)?;
+    super::history::History::open(&vm.events_log()).add(super::history::Happening::Ended(end));
+    vm.clear_run();
+    Ok(())
+}
+
+/// A connection to the supervisor, when one listens.
+fn try_connect(vm: &VmDir) -> Result<Option<Client>, LaunchError> {
+    let connected = SocketDir::open(vm.run_dir()).and_then(|dir| dir.connect("control.sock"));
+    match connected {
+        Ok(stream) => Ok(Some(Client::new(stream))),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(e) => Err(StoreError::io("connect to the supervisor in", vm.run_dir())(e).into()),
+    }
+}
+
+/// Starts a supervisor and waits until it is in charge. One end of a socket pair is its standard input: its greeting comes
+/// from there, and the first request goes there, so nobody waits for a socket to appear.
+fn spawn(home: &Home, vm: &VmDir, adopt_only: bool) -> Result<(Client, Vec<String>), LaunchError> {
+    vm.create_run_dir()?;
+    let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Spawn)?;
+    let log_path = vm.midge_log();
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .map_err(StoreError::io("open", &log_path))?;
+    let program = std::env::current_exe().map_err(LaunchError::Spawn)?;
+    let mut command = Command::new(program);
+    command
+        .args(["supervise", vm.name()])
+        .env("MIDGE_HOME", home.state())
+        .env("MIDGE_RUN", home.run())
+        .env_remove(ADOPT_ONLY)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(log.try_clone().map_err(LaunchError::Spawn)?)
+        .stderr(log)
+        .current_dir("/")
+        // Out of the command's process group at once, so that a Ctrl-C here does not reach it before it has a session
+        // of its own.
+        .process_group(0);
+    if adopt_only {
+        command.env(ADOPT_ONLY, "1");
+    }
+    // Not waited for: it outlives this command, and init collects it.
+    let _child = command.spawn().map_err(LaunchError::Spawn)?;
+    // The command holds the other end of the pair, too.
+    drop(command);
+    let mut client = Client::new(ours);
+    client.set_timeout(Some(GREETING))?;
+    let notes = match client.receive()? {
+        Reply::Done { value } => serde_json::from_value(value).unwrap_or_default(),
+        other => return Err(LaunchError::Client(ClientError::Strange(format!("{other:?} for a greeting")))),
+    };
+    client.set_timeout(None)?;
+    Ok((client, notes))
 }

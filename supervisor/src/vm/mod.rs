@@ -1,13 +1,29 @@
 //! The life of a VM: a pure state machine ([`state`]) and one driver task that performs its actions, in a supervisor
 //! process of the VM's own.
 
+mod console;
 pub mod control;
+mod driver;
 mod end;
+mod guest_agent;
+mod history;
 mod launch;
+mod link;
 mod phase;
+mod plan;
+mod probe;
+mod qemu;
+mod requests;
+mod shared;
+mod sockets;
 pub mod state;
+mod stats;
+mod supervise;
 
 pub use end::{AskedBy, Cause, End};
-pub use launch::{LaunchError, Started, connect, start, supervise};
+pub use history::{Entry, Happening};
+pub use launch::{LaunchError, Started, close_unfinished, connect, start};
 pub use phase::{ConsoleReader, Phase, PhaseName, Sign, default_ready};
+pub use plan::plan_command_line;
 pub use state::{PauseReason, State};
+pub use supervise::supervise;

@@ -1,26 +1,27 @@
 //! QEMU's process: spawned as our child, or adopted from a supervisor that was killed.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use tokio::io::unix::AsyncFd;
 
 use super::state::ExitStatus;
-use crate::host::proc::ProcessId;
+use crate::host::proc::{PidFd, ProcessId, Signal};
 
 /// QEMU's process.
 #[derive(Debug)]
 pub(super) struct Process {
-    id: ProcessId,
+    /// Nothing for a child that ended before it could be looked at.
+    id: Option<ProcessId>,
     /// Readable when the process has ended (`pidfd_open(2)`); no signal handler and no reaper thread is needed.
-    pidfd: AsyncFd<OwnedFd>,
+    pidfd: PidFd,
     /// Our child, unless it was adopted.
-    child: Option<Child>,
+    child: RefCell<Option<Child>>,
 }
 
 impl Process {
@@ -49,54 +50,43 @@ impl Process {
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         }
         let mut child = child?;
-        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        let watched = Self::watch(pid);
-        match watched {
-            Ok((id, pidfd)) => Ok(Self { id, pidfd, child: Some(child) }),
-            Err(e) => {
+        // A child cannot be reaped behind our back, so its number is its own for as long as we hold it.
+        match PidFd::open(child.id()) {
+            Ok(Some(pidfd)) => {
+                let id = ProcessId::of(child.id()).ok();
+                Ok(Self { id, pidfd, child: RefCell::new(Some(child)) })
+            }
+            other => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(e)
+                Err(other.err().unwrap_or_else(|| io::ErrorKind::NotFound.into()))
             }
         }
     }
 
     /// Takes charge of a process that is there already; nothing when it is gone.
     pub(super) fn adopt(id: &ProcessId) -> io::Result<Option<Self>> {
-        match id.open()? {
-            Some(pidfd) => Ok(Some(Self { id: id.clone(), pidfd: AsyncFd::new(pidfd.into())?, child: None })),
-            None => Ok(None),
-        }
+        Ok(id.open()?.map(|pidfd| Self { id: Some(id.clone()), pidfd, child: RefCell::new(None) }))
     }
 
-    /// A child cannot be reaped behind our back, so its pid is its own for as long as we hold it.
-    fn watch(pid: i32) -> io::Result<(ProcessId, AsyncFd<OwnedFd>)> {
-        let id = ProcessId::of(pid)?;
-        let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK)?;
-        Ok((id, AsyncFd::new(pidfd)?))
-    }
-
-    pub(super) fn id(&self) -> &ProcessId {
-        &self.id
+    pub(super) fn id(&self) -> Option<&ProcessId> {
+        self.id.as_ref()
     }
 
     /// Sends SIGKILL; a process that is gone already is fine.
     pub(super) fn kill(&self) {
-        let fd = self.pidfd.get_ref();
-        if let Err(e) = rustix::process::pidfd_send_signal(fd, rustix::process::Signal::KILL)
-            && e != rustix::io::Errno::SRCH
-        {
-            tracing::warn!("cannot kill QEMU (descriptor {}): {e}", fd.as_raw_fd());
+        if let Err(e) = self.pidfd.signal(Signal::KILL) {
+            tracing::warn!("cannot kill QEMU: {e}");
         }
     }
 
     /// Resolves when the process has ended, with how it did if it was our child.
-    pub(super) async fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        let _ready = self.pidfd.readable().await?;
-        match &mut self.child {
+    pub(super) async fn ended(&self) -> io::Result<Option<ExitStatus>> {
+        self.pidfd.ended().await?;
+        // It has ended, so this wait only collects the status.
+        match self.child.borrow_mut().take() {
             None => Ok(None),
-            Some(child) => {
+            Some(mut child) => {
                 let status = child.wait()?;
                 Ok(match (status.code(), status.signal()) {
                     // An exit status is what `_exit(2)` leaves of it: the low eight bits.

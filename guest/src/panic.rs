@@ -1,0 +1,24 @@
+//! The end of a kernel that found itself wrong.
+
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::arch::power;
+use crate::println;
+
+/// Code that a panic exits with, as Rust programs do: QEMU's status is then 203.
+const CODE: u8 = 101;
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    static PANICKING: AtomicBool = AtomicBool::new(false);
+    if !PANICKING.swap(true, Ordering::Relaxed) {
+        match info.location() {
+            Some(at) => println!("hello: panic: {} ({}:{})", info.message(), at.file(), at.line()),
+            None => println!("hello: panic: {}", info.message()),
+        }
+        power::notify_panic();
+        power::exit(CODE);
+    }
+    power::reset()
+}

@@ -1,0 +1,330 @@
+//! The one task that performs what the state machine decides.
+//!
+//! Everything that happens (monitor events, the end of QEMU, signs on the console, requests, timers) arrives as an
+//! [`Input`] in one queue, so there is one order of things and nothing to lock. Nothing here waits: what takes time runs
+//! in a task that puts its result in the queue.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use super::history::{Happening, History};
+use super::link::{Adopted, Link};
+use super::phase::{Phase, PhaseName, Sign};
+use super::plan::Plan;
+use super::shared::{Shared, Snapshot};
+use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
+use crate::host::proc::ProcessId;
+use crate::store::{LastRun, RunState, SCHEMA};
+
+/// Something for the driver.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// For the state machine.
+    Event(Event),
+    /// Somebody's wish; the answer says whether it fits the state.
+    Ask(Ask, oneshot::Sender<Result<(), &'static str>>),
+    /// The console showed something.
+    Sign(Sign),
+    /// The guest's agent answers.
+    AgentUp,
+    /// The guest's addresses are these.
+    Addresses(Vec<std::net::IpAddr>),
+    /// For the history alone.
+    Happened(Happening),
+}
+
+/// The driver of one VM.
+#[derive(Debug)]
+pub(super) struct Driver {
+    shared: Rc<Shared>,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    machine: Machine,
+    plan: Option<Plan>,
+    history: History,
+    run: RunState,
+    link: Option<Link>,
+    spawned_at: Instant,
+    timers: HashMap<Timer, AbortHandle>,
+    finished: bool,
+}
+
+impl Driver {
+    /// A driver and what others share with it. `plan` is that of the first start.
+    pub(super) fn new(shared: Rc<Shared>, inputs: mpsc::UnboundedReceiver<Input>, plan: Plan, run: RunState) -> Self {
+        let policy = Policy {
+            restart: plan.spec.restart,
+            hears: Policy::kind_hears(plan.spec.kind),
+            shows_ready: plan.ready.is_some(),
+        };
+        let history = History::open(&shared.dir.events_log());
+        Self {
+            shared,
+            inputs,
+            machine: Machine::new(policy),
+            plan: Some(plan),
+            history,
+            run,
+            link: None,
+            spawned_at: Instant::now(),
+            timers: HashMap::new(),
+            finished: false,
+        }
+    }
+
+    /// Runs the VM to its end.
+    pub(super) async fn run(mut self, adopted: Option<Adopted>) {
+        self.arm_ttl();
+        match adopted {
+            None => self.feed(Event::Start),
+            Some(adopted) => self.adopt(adopted),
+        }
+        while !self.finished {
+            // The driver holds `shared`, and with it a sender: the queue does not end before the VM does.
+            let Some(input) = self.inputs.recv().await else { break };
+            self.take(input);
+        }
+        self.link = None;
+        self.shared.console.detach_all();
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Event(event) => {
+                match &event {
+                    Event::MonitorUp => self.mark(PhaseName::Monitor),
+                    Event::Resumed => {
+                        self.mark(PhaseName::Resumed);
+                        if self.plan.as_ref().is_some_and(|p| p.ready.is_none()) {
+                            self.mark(PhaseName::Ready);
+                        }
+                    }
+                    _ => {}
+                }
+                self.feed(event);
+            }
+            Input::Ask(ask, answer) => {
+                let refused = self.feed_ask(ask);
+                // The command may have hung up; what it asked for is done all the same.
+                let _ = answer.send(refused);
+            }
+            Input::Sign(Sign::Phase(name)) => self.mark(name),
+            Input::Sign(Sign::Address(address)) => self.addresses(vec![address.into()]),
+            Input::Sign(Sign::Ready) => self.ready(),
+            Input::AgentUp => {
+                if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(crate::spec::Ready::Agent)) {
+                    self.ready();
+                }
+            }
+            Input::Addresses(addresses) => self.addresses(addresses),
+            Input::Happened(what) => self.history.add(what),
+        }
+        self.publish(None);
+    }
+
+    fn ready(&mut self) {
+        self.mark(PhaseName::Ready);
+        self.feed(Event::Ready);
+    }
+
+    fn addresses(&mut self, addresses: Vec<std::net::IpAddr>) {
+        if !addresses.is_empty() {
+            self.mark(PhaseName::Network);
+            self.run.addresses = addresses;
+            if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(crate::spec::Ready::Ip)) {
+                self.ready();
+            }
+        }
+    }
+
+    /// Notes that a phase was reached, the first time that it is.
+    fn mark(&mut self, name: PhaseName) {
+        if self.run.phases.iter().all(|p| p.name != name) {
+            let ms = self.spawned_at.elapsed().as_secs_f64() * 1e3;
+            let phase = Phase { name, ms: (ms * 1e3).round() / 1e3 };
+            self.run.phases.push(phase);
+            self.history.add(Happening::Phase(phase));
+        }
+    }
+
+    fn feed_ask(&mut self, ask: Ask) -> Result<(), &'static str> {
+        let actions = self.machine.handle(Event::Ask(ask));
+        let refused = actions.iter().find_map(|a| if let Action::Refuse(why) = a { Some(*why) } else { None });
+        self.perform_all(actions);
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn feed(&mut self, event: Event) {
+        let actions = self.machine.handle(event);
+        self.perform_all(actions);
+    }
+
+    fn perform_all(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            tracing::debug!(?action);
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn => self.spawn(),
+            Action::Continue | Action::Pause | Action::PowerDown | Action::Quit => {
+                if let Some(link) = &self.link {
+                    link.command(&action);
+                }
+            }
+            Action::KillQemu => {
+                if let Some(link) = &self.link {
+                    link.kill();
+                }
+            }
+            Action::Arm(timer, after) => self.arm(timer, after),
+            Action::Disarm(timer) => {
+                if let Some(running) = self.timers.remove(&timer) {
+                    running.abort();
+                }
+            }
+            Action::RecordEnd(end) => {
+                self.history.add(Happening::Ended(end.clone()));
+                let now = jiff::Timestamp::now();
+                let last = LastRun {
+                    schema: SCHEMA,
+                    started: self.run.started.unwrap_or(now),
+                    ended: now,
+                    end: end.clone(),
+                    phases: self.run.phases.clone(),
+                };
+                if let Err(e) = self.shared.dir.write_last_run(&last) {
+                    tracing::error!("cannot record how the guest ended: {e}");
+                }
+                self.link = None;
+                self.shared.set_link(None);
+                if let Some(ram) = self.run.ram_file.take() {
+                    let _ = std::fs::remove_file(ram);
+                }
+                self.run.qemu = None;
+                self.publish(Some(end));
+            }
+            Action::Finish => {
+                self.finished = true;
+                self.publish(None);
+            }
+            Action::Refuse(_) => {}
+        }
+    }
+
+    fn spawn(&mut self) {
+        self.spawned_at = Instant::now();
+        self.run.phases.clear();
+        self.run.addresses.clear();
+        self.run.restarts = self.machine.restarts();
+        self.run.started = Some(jiff::Timestamp::now());
+        let planned = match self.plan.take() {
+            Some(plan) if self.run.restarts == 0 => Ok(plan),
+            // A restart sees the image, the host and the record as they are now.
+            _ => self.shared.replan(),
+        };
+        let launched = planned.and_then(|plan| {
+            self.run.accel = Some(plan.accel);
+            self.run.qemu_version = Some(plan.qemu.version_line.clone());
+            self.run.ram_file = plan.ram_file().map(ToOwned::to_owned);
+            let link = Link::launch(&self.shared, &plan);
+            self.plan = Some(plan);
+            link
+        });
+        match launched {
+            Ok(link) => {
+                self.run.qemu = link.process_id().cloned();
+                self.shared.set_link(Some(link.handle()));
+                self.link = Some(link);
+                self.mark(PhaseName::Spawned);
+                if let Some(ProcessId { pid, .. }) = self.run.qemu {
+                    self.history.add(Happening::Started { pid });
+                }
+                self.feed(Event::Spawned);
+            }
+            Err(failure) => self.feed(Event::SpawnFailed { detail: failure.to_string() }),
+        }
+        self.publish(None);
+    }
+
+    fn adopt(&mut self, adopted: Adopted) {
+        let Adopted { link, running, status } = adopted;
+        if let Some(started) = self.run.started {
+            let age = jiff::Timestamp::now().duration_since(started);
+            let age = Duration::try_from(age).unwrap_or_default();
+            self.spawned_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        }
+        let ready = self.run.phases.iter().any(|p| p.name == PhaseName::Ready);
+        if let Some(ProcessId { pid, .. }) = self.run.qemu {
+            self.history.add(Happening::Adopted { pid });
+        }
+        self.shared.set_link(Some(link.handle()));
+        self.link = Some(link);
+        self.feed(Event::Adopt { running, status, ready });
+        self.publish(None);
+    }
+
+    fn arm_ttl(&mut self) {
+        if let Some(expires) = self.run.expires {
+            let left = expires.duration_since(jiff::Timestamp::now());
+            // Over already (the supervisor was away): at once.
+            self.arm(Timer::Ttl, Duration::try_from(left).unwrap_or(Duration::ZERO));
+        }
+    }
+
+    fn arm(&mut self, timer: Timer, after: Duration) {
+        let inputs = self.shared.inputs.clone();
+        let task = tokio::task::spawn_local(async move {
+            tokio::time::sleep(after).await;
+            let _ = inputs.send(Input::Event(Event::TimeOut(timer)));
+        });
+        if let Some(earlier) = self.timers.insert(timer, task.abort_handle()) {
+            earlier.abort();
+        }
+    }
+
+    /// Makes the state known: to the requests that wait for it, and to whoever reads the files.
+    fn publish(&mut self, end: Option<super::End>) {
+        let state = self.machine.state();
+        let changed = self.run.state != state;
+        self.run.state = state;
+        if changed {
+            self.history.add(Happening::State { state });
+        }
+        let mut write = changed;
+        self.shared.snapshot.send_if_modified(|snapshot| {
+            let end = match state {
+                // A new run begins: the end of the one before is history.
+                State::Starting if end.is_none() => None,
+                _ => end.clone().or_else(|| snapshot.end.clone()),
+            };
+            let finished = self.finished;
+            if *snapshot.run == self.run && snapshot.end == end && snapshot.finished == finished {
+                return false;
+            }
+            write = true;
+            *snapshot = Snapshot { run: Rc::new(self.run.clone()), end, finished };
+            true
+        });
+        if write
+            && !self.finished
+            && let Err(e) = self.shared.dir.write_run_state(&self.run)
+        {
+            tracing::error!("cannot write the state of the VM: {e}");
+        }
+    }
+}
+
+/// The queue's two ends and the published state's.
+pub(super) fn queue(
+    run: &RunState,
+) -> (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>, watch::Sender<Snapshot>) {
+    let (tx, rx) = mpsc::unbounded_channel();
+    let (snapshot, _) = watch::channel(Snapshot { run: Rc::new(run.clone()), end: None, finished: false });
+    (tx, rx, snapshot)
+}

@@ -1,0 +1,316 @@
+//! From a record to everything that one run of QEMU needs: the image's parts, the acceleration, the RAM's place.
+//!
+//! Planning reads the host and decides; it starts nothing and changes nothing, except that it puts an embedded image's
+//! kernel into the store.
+
+use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::control::{Failure, FailureKind};
+use super::phase::default_ready;
+use crate::host::{self, KvmState, QemuFacts};
+use crate::image::{self, Image, Manifest};
+use crate::machine::{self, Disk, DiskFormat, Ram, ResolvedAccel, Resources};
+use crate::seed;
+use crate::spec::{Accel, Arch, Kind, Mac, Net, Provision, Ready, VmSpec};
+use crate::store::{Home, Record, RunState, VmDir};
+
+/// What one run of a VM consists of.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) spec: VmSpec,
+    pub(super) kind: Kind,
+    pub(super) qemu: QemuFacts,
+    pub(super) accel: ResolvedAccel,
+    pub(super) ready: Option<Ready>,
+    /// What the user should know, a line each.
+    pub(super) notes: Vec<String>,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    append: String,
+    disk: Option<Disk>,
+    ram: Ram,
+    macs: Vec<Mac>,
+    uuid: uuid::Uuid,
+}
+
+/// Makes the plan of a VM from its record.
+pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Failure> {
+    let mut spec = record.spec.clone();
+    let image = record.image.as_ref().map(|image| Parts::of(home, &spec, image)).transpose()?;
+    let kind = match (spec.kind, &image) {
+        (Kind::Auto, Some(image)) => image.manifest.kind,
+        (Kind::Auto, None) => Kind::Other,
+        (kind, _) => kind,
+    };
+    spec.kind = kind;
+
+    let mut notes = Vec::new();
+    let qemu = host::qemu::facts(spec.arch).map_err(|e| {
+        Failure::new(FailureKind::HostUnfit, chain(&e)).hint("`midge doctor` looks at the whole host")
+    })?;
+    let accel = acceleration(&spec, &mut notes)?;
+    check_ports(&spec.nets)?;
+
+    let kernel = match &spec.boot.kernel {
+        Some(path) => Some(check_kernel(path, spec.arch)?),
+        None => image.as_ref().and_then(|i| i.kernel.clone()),
+    };
+    let initrd = match &spec.boot.initrd {
+        Some(path) => Some(check_readable("initrd", path)?),
+        // An image's initial RAM disk belongs to the image's kernel.
+        None if spec.boot.kernel.is_some() => None,
+        None => image.as_ref().and_then(|i| i.initrd.clone()),
+    };
+    let disk = image.as_ref().and_then(|i| i.manifest.disk.as_ref()).map(|_| Disk {
+        path: dir.disk(),
+        format: DiskFormat::Qcow2,
+    });
+    if let Some(disk) = &disk
+        && !disk.path.exists()
+    {
+        let why = format!("the disk {} is missing", disk.path.display());
+        return Err(Failure::new(FailureKind::NotFound, why).hint("bring it back, or remove the VM and create it anew"));
+    }
+    let append = append(&spec, image.as_ref(), disk.is_some())?;
+    let ready = ready(&spec, image.as_ref())?;
+    let ram = match host::ram_dir(home.run(), spec.memory.bytes()) {
+        Ok(folder) => Ram::File(folder.join(format!("{}.ram", record.id))),
+        Err(why) => {
+            notes.push(format!("{why}; the guest's memory is anonymous, so this run cannot be snapshotted"));
+            Ram::Anonymous
+        }
+    };
+    let macs = record
+        .macs
+        .iter()
+        .map(|mac| mac.parse::<Mac>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| Failure::new(FailureKind::Other, format!("the record of the VM is damaged: {e}")))?;
+    Ok(Plan { spec, kind, qemu, accel, ready, notes, kernel, initrd, append, disk, ram, macs, uuid: record.id })
+}
+
+impl Plan {
+    /// What is needed to watch a guest that runs already, when a new start of it would not be possible any more (its
+    /// image is gone, QEMU was removed).
+    pub(super) fn for_adoption(record: &Record, run: &RunState, failure: &Failure) -> Self {
+        let spec = record.spec.clone();
+        let version_line = run.qemu_version.clone().unwrap_or_default();
+        let qemu = QemuFacts {
+            path: PathBuf::new(),
+            arch: spec.arch,
+            version: (0, 0, 0),
+            version_line,
+            machines: Vec::new(),
+            devices: Vec::new(),
+            cpus: Vec::new(),
+        };
+        Self {
+            kind: spec.kind,
+            qemu,
+            accel: run.accel.unwrap_or(ResolvedAccel::Tcg),
+            ready: spec.ready.clone().or_else(|| default_ready(spec.kind, false)),
+            notes: vec![format!("the VM runs, and could not be started again as it is: {failure}")],
+            kernel: None,
+            initrd: None,
+            append: String::new(),
+            disk: None,
+            ram: run.ram_file.clone().map_or(Ram::Anonymous, Ram::File),
+            macs: Vec::new(),
+            uuid: record.id,
+            spec,
+        }
+    }
+
+    /// The file that will hold the guest's RAM.
+    pub(super) fn ram_file(&self) -> Option<&Path> {
+        match &self.ram {
+            Ram::File(path) => Some(path),
+            Ram::Anonymous => None,
+        }
+    }
+
+    /// Makes the RAM file: ours alone, of full size, and without a byte allocated.
+    pub(super) fn prepare_ram(&self) -> Result<(), Failure> {
+        let Ram::File(path) = &self.ram else { return Ok(()) };
+        let make = || -> std::io::Result<()> {
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+            file.set_len(self.spec.memory.bytes())
+        };
+        make().map_err(|e| {
+            Failure::new(FailureKind::NoSpace, format!("cannot make the RAM file {}: {e}", path.display()))
+        })
+    }
+
+    /// The resources of a run whose sockets have these numbers.
+    pub(super) fn resources(&self, dir: &VmDir, monitor_fd: i32, serial_fd: i32, agent_fd: i32) -> Resources {
+        Resources {
+            kind: self.kind,
+            accel: self.accel,
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            append: self.append.clone(),
+            disk: self.disk.clone(),
+            ram: self.ram.clone(),
+            monitor_fd,
+            serial_fd,
+            serial_log: dir.console_log(),
+            agent_fd,
+            macs: self.macs.clone(),
+            uuid: self.uuid,
+        }
+    }
+}
+
+/// The QEMU command line that a start of the VM would use now, the program first. The sockets' numbers are those of
+/// a typical run.
+pub fn plan_command_line(home: &Home, dir: &VmDir, record: &Record) -> Result<Vec<String>, Failure> {
+    let plan = plan(home, dir, record)?;
+    let resources = plan.resources(dir, 10, 11, 12);
+    let arguments = machine::arguments(&plan.spec, &plan.qemu, &resources)
+        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+    Ok(std::iter::once(plan.qemu.path.display().to_string()).chain(arguments).collect())
+}
+
+/// An image and where its parts lie.
+struct Parts {
+    manifest: Manifest,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+}
+
+impl Parts {
+    fn of(home: &Home, spec: &VmSpec, recorded: &Manifest) -> Result<Self, Failure> {
+        // An image without a disk leaves no trace in the VM, so the newest of its name is as good.
+        let image = if recorded.disk.is_some() {
+            Image::recorded(home, recorded)
+        } else {
+            image::store(home).get(&recorded.name)
+        };
+        let image = image.map_err(|e| Failure::new(FailureKind::NotFound, chain(&e)))?;
+        let arch = image.manifest.arch;
+        if arch != spec.arch {
+            let why = format!("the image `{}` is for {arch} and the VM is {}", recorded.name, spec.arch);
+            return Err(Failure::new(FailureKind::Usage, why));
+        }
+        Ok(Self { kernel: image.kernel(), initrd: image.initrd(), manifest: image.manifest })
+    }
+}
+
+/// The kernel's command line: the image's words, the machine's, those that provision, the user's.
+fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool) -> Result<String, Failure> {
+    let mut words: Vec<String> = Vec::new();
+    if spec.boot.kernel.is_none()
+        && let Some(image) = image
+        && !image.manifest.append.is_empty()
+    {
+        words.push(image.manifest.append.clone());
+    }
+    words.extend(
+        machine::kernel_words(spec, spec.kind, disk)
+            .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?,
+    );
+    let takes_credentials = image.is_some_and(|i| i.manifest.systemd.is_some_and(|version| version >= 252));
+    match spec.provision {
+        Provision::Auto | Provision::Credentials if takes_credentials => {
+            words.extend(seed::kernel_words(&spec.name, &spec.ssh_keys));
+        }
+        Provision::Credentials => {
+            let why = "the guest cannot be provisioned by credentials: its image has no systemd of version 252 or later";
+            return Err(Failure::new(FailureKind::Usage, why).hint("use `--provision none`"));
+        }
+        Provision::Auto | Provision::None => {}
+    }
+    words.extend(spec.boot.append.clone());
+    Ok(words.join(" "))
+}
+
+/// How the VM shows that it is ready: as its spec says, else its image, else its kind.
+fn ready(spec: &VmSpec, image: Option<&Parts>) -> Result<Option<Ready>, Failure> {
+    if let Some(sign) = &spec.ready {
+        return Ok(Some(sign.clone()));
+    }
+    match image.and_then(|i| i.manifest.ready.as_deref()) {
+        Some(sign) => sign
+            .parse()
+            .map(Some)
+            .map_err(|e| Failure::new(FailureKind::Other, format!("the image's manifest is damaged: {e}"))),
+        None => Ok(default_ready(spec.kind, image.is_some_and(|i| i.manifest.agent))),
+    }
+}
+
+/// Refuses a kernel that QEMU could not boot, with the reason that QEMU would not give.
+fn check_kernel(path: &Path, arch: Arch) -> Result<PathBuf, Failure> {
+    let path = check_readable("kernel", path)?;
+    match image::inspect_kernel(&path, arch) {
+        Ok(_) => Ok(path),
+        Err(e) => Err(Failure::new(FailureKind::Usage, chain(&e))),
+    }
+}
+
+fn check_readable(what: &str, path: &Path) -> Result<PathBuf, Failure> {
+    let kind = |e: &std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => FailureKind::NotFound,
+        _ => FailureKind::Other,
+    };
+    match std::fs::File::open(path) {
+        Ok(_) => Ok(path.to_owned()),
+        Err(e) => Err(Failure::new(kind(&e), format!("cannot read the {what} {}: {e}", path.display()))),
+    }
+}
+
+/// Refuses a forwarded port that something else listens on, which QEMU would say less clearly.
+fn check_ports(nets: &[Net]) -> Result<(), Failure> {
+    for forward in nets.iter().flat_map(Net::forwards) {
+        if let Err(e) = TcpListener::bind((forward.address, forward.host)) {
+            let why = format!("cannot listen on {}:{} for the guest's port {}: {e}", forward.address, forward.host, forward.guest);
+            let next = format!("`ss -ltnp sport = :{}` shows who has it; or choose another port with `-p`", forward.host);
+            return Err(Failure::new(FailureKind::HostUnfit, why).hint(next));
+        }
+    }
+    Ok(())
+}
+
+/// An error and its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Decides how the guest's instructions are run, and says so where the user might have hoped for better.
+fn acceleration(spec: &VmSpec, notes: &mut Vec<String>) -> Result<ResolvedAccel, Failure> {
+    let unfit = |why: String, next: &str| Failure::new(FailureKind::HostUnfit, why).hint(next);
+    if spec.arch != Arch::host() {
+        if spec.accel == Accel::Kvm {
+            let why = format!("KVM runs {} guests on this host, and the VM is {}", Arch::host(), spec.arch);
+            return Err(unfit(why, "use `--accel tcg` to emulate it"));
+        }
+        return Ok(ResolvedAccel::Tcg);
+    }
+    let why = match (spec.accel, host::kvm::state()) {
+        (Accel::Tcg, _) => return Ok(ResolvedAccel::Tcg),
+        (Accel::Kvm | Accel::Auto, KvmState::Works) | (Accel::Kvm, KvmState::Emulates { .. }) => {
+            return Ok(ResolvedAccel::Kvm);
+        }
+        (Accel::Kvm, KvmState::Absent { reason, detail }) => {
+            let state = KvmState::Absent { reason, detail: detail.clone() };
+            let next = state.next_step().unwrap_or_else(|| "use `--accel tcg` to emulate the guest".to_owned());
+            return Err(unfit(format!("KVM cannot be used: {detail}"), &next));
+        }
+        (Accel::Auto, KvmState::Emulates { .. }) => "KVM only emulates guest kernels on this host".to_owned(),
+        (Accel::Auto, KvmState::Absent { detail, .. }) => format!("KVM cannot be used: {detail}"),
+    };
+    notes.push(format!("{why}; the guest is emulated (TCG), which is slower"));
+    Ok(ResolvedAccel::Tcg)
+}

@@ -1,0 +1,199 @@
+//! Answering the commands that talk to a supervisor.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use serde_json::json;
+
+use super::control::{Conversation, Failure, FailureKind, Reply, Request, Stream, Until};
+use super::phase::PhaseName;
+use super::shared::{Shared, Snapshot};
+use super::state::{Ask, State};
+use super::{AskedBy, End, probe, stats};
+
+/// How a request ended, besides in success.
+enum Stopped {
+    /// The command hung up.
+    HungUp,
+    /// The request failed.
+    Failed(Failure),
+}
+
+impl From<io::Error> for Stopped {
+    fn from(_: io::Error) -> Self {
+        Self::HungUp
+    }
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Serves one connection: one request.
+pub(super) async fn serve(shared: Rc<Shared>, mut talk: Conversation) {
+    let request = match talk.request().await {
+        None => return,
+        Some(Ok(request)) => request,
+        Some(Err(failure)) => {
+            let _ = talk.send(&Reply::Error(failure)).await;
+            return;
+        }
+    };
+    if request == Request::Console {
+        if talk.done(json!(null)).await.is_ok() {
+            let (from, to) = talk.into_raw();
+            let _ = shared.console.attach(from, to).await;
+        }
+        return;
+    }
+    match answer(&shared, &mut talk, request).await {
+        Ok(()) | Err(Stopped::HungUp) => {}
+        Err(Stopped::Failed(failure)) => {
+            let _ = talk.send(&Reply::Error(failure)).await;
+        }
+    }
+}
+
+async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) -> Result<(), Stopped> {
+    let value = match request {
+        Request::Status => {
+            let run = shared.snapshot.borrow().run.clone();
+            talk.send(&Reply::State(Box::new((*run).clone()))).await?;
+            json!(null)
+        }
+        Request::Follow { until } => {
+            follow(shared, talk, until).await?;
+            json!(null)
+        }
+        Request::Stop { within_ms } => {
+            let within = Duration::from_millis(within_ms);
+            end(shared, talk, Ask::Stop { by: AskedBy::User, within }).await?;
+            json!(null)
+        }
+        Request::Kill => {
+            end(shared, talk, Ask::Kill { by: AskedBy::User }).await?;
+            json!(null)
+        }
+        Request::Pause => {
+            shared.ask(Ask::Pause).await?;
+            settle(shared, |s| matches!(s, State::Paused { .. })).await?;
+            json!(null)
+        }
+        Request::Resume => {
+            shared.ask(Ask::Resume).await?;
+            settle(shared, |s| matches!(s, State::Running | State::Booting)).await?;
+            json!(null)
+        }
+        Request::Exec { argv, env, dir, input } => {
+            exec(shared, talk, argv, env, dir, input).await?;
+            json!(null)
+        }
+        Request::ReadFile { path } => {
+            read_file(shared, talk, &path).await?;
+            json!(null)
+        }
+        Request::WriteFile { path, mode } => {
+            write_file(shared, talk, &path, mode).await?;
+            json!(null)
+        }
+        Request::Forward { port } => {
+            let address = probe::forward(&shared.link()?.monitor()?, port).await?;
+            json!({ "address": address.ip().to_string(), "port": address.port() })
+        }
+        Request::Stats => stats::collect(shared).await?,
+        Request::CommandLine => json!(shared.link()?.arguments),
+        // Taken care of by the caller, which needs the connection whole.
+        Request::Console => json!(null),
+    };
+    Ok(talk.done(value).await?)
+}
+
+/// Tells each phase as it is reached, until what is waited for holds.
+async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> Result<(), Stopped> {
+    let mut changes = shared.snapshot.subscribe();
+    let mut told = 0;
+    let mut started = None;
+    let sign = sign_seen(shared, &until);
+    tokio::pin!(sign);
+    loop {
+        let now = changes.borrow_and_update().clone();
+        if now.run.started != started {
+            // A restart: its phases are new ones.
+            started = now.run.started;
+            told = 0;
+        }
+        for phase in now.run.phases.iter().skip(told) {
+            talk.send(&Reply::Phase(*phase)).await?;
+            told += 1;
+        }
+        let reached = |name| now.run.phases.iter().any(|p| p.name == name);
+        let fulfilled = match until {
+            Until::Resumed => reached(PhaseName::Resumed),
+            Until::Ready => reached(PhaseName::Ready),
+            Until::Sign(_) | Until::Ended => false,
+        };
+        if fulfilled {
+            return Ok(());
+        }
+        if let Some(end) = final_end(&now) {
+            if until == Until::Ended {
+                return Ok(talk.send(&Reply::Ended(end)).await?);
+            }
+            let name = shared.dir.name();
+            let mut failure = Failure::new(FailureKind::GuestEnded, format!("the guest of `{name}` ended: {end}"));
+            failure.end = Some(end);
+            return Err(failure.into());
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return Err(Stopped::HungUp) },
+            () = talk.hung_up() => return Err(Stopped::HungUp),
+            seen = &mut sign => return Ok(seen?),
+        }
+    }
+}
+
+/// Resolves when the sign that `until` names is seen; never where it names none.
+async fn sign_seen(shared: &Rc<Shared>, until: &Until) -> Result<(), Failure> {
+    let Until::Sign(sign) = until else { return std::future::pending().await };
+    let mut snapshot = shared.snapshot.subscribe();
+    // Before the monitor is up there is nothing to probe.
+    let _ = snapshot.wait_for(|s| s.run.phases.iter().any(|p| p.name == PhaseName::Monitor)).await;
+    let link = shared.link()?;
+    probe::wait_for(shared, &link, sign).await
+}
+
+/// The end of a VM that will not be started again by itself.
+fn final_end(snapshot: &Snapshot) -> Option<End> {
+    if snapshot.run.state == State::Ended { snapshot.end.clone() } else { None }
+}
+
+/// Asks for the VM's end and tells how it went.
+async fn end(shared: &Rc<Shared>, talk: &mut Conversation, ask: Ask) -> Result<(), Stopped> {
+    let mut changes = shared.snapshot.subscribe();
+    // A VM that has ended meanwhile refuses, and has what was wished for.
+    let _ = shared.ask(ask).await;
+    let snapshot = changes.wait_for(|s| final_end(s).is_some() || s.finished).await.map(|s| s.clone());
+    if let Some(end) = snapshot.ok().and_then(|s| s.end) {
+        talk.send(&Reply::Ended(end)).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the VM is in a state, or has ended.
+async fn settle(shared: &Rc<Shared>, wanted: impl Fn(&State) -> bool) -> Result<(), Failure> {
+    let mut changes = shared.snapshot.subscribe();
+    let settled = changes.wait_for(|s| wanted(&s.run.state) || s.run.state == State::Ended);
+    let state = match tokio::time::timeout(super::link::MONITOR_DEADLINE, settled).await {
+        Ok(Ok(snapshot)) => snapshot.run.state,
+        Ok(Err(_)) => State::Ended,
+        Err(_) => return Err(Failure::new(FailureKind::Timeout, "QEMU did not do it in time")),
+    };
+    if state == State::Ended {
+        return Err(Failure::new(FailureKind::WrongState, "the VM has ended"));
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! What a supervisor's tasks share.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::End;
+use super::console::Console;
+use super::control::{Failure, FailureKind};
+use super::driver::Input;
+use super::link::Handle;
+use super::plan::{self, Plan};
+use super::state::Ask;
+use crate::store::{Home, RunState, VmDir};
+
+/// The published state of a VM.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshot {
+    /// The run.
+    pub(super) run: Rc<RunState>,
+    /// How the guest ended, once it has, until it is started again.
+    pub(super) end: Option<End>,
+    /// Nothing will happen any more.
+    pub(super) finished: bool,
+}
+
+/// What every task may use.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) home: Home,
+    pub(super) dir: VmDir,
+    pub(super) inputs: mpsc::UnboundedSender<Input>,
+    pub(super) snapshot: watch::Sender<Snapshot>,
+    pub(super) console: Rc<Console>,
+    link: RefCell<Option<Rc<Handle>>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        home: Home,
+        dir: VmDir,
+        inputs: mpsc::UnboundedSender<Input>,
+        snapshot: watch::Sender<Snapshot>,
+    ) -> Rc<Self> {
+        let console = Console::new(dir.console_log());
+        Rc::new(Self { home, dir, inputs, snapshot, console, link: RefCell::new(None) })
+    }
+
+    /// The running QEMU's monitor and agent.
+    pub(super) fn link(&self) -> Result<Rc<Handle>, Failure> {
+        self.link.borrow().clone().ok_or_else(|| {
+            Failure::new(FailureKind::WrongState, format!("the VM `{}` has no running guest", self.dir.name()))
+        })
+    }
+
+    pub(super) fn set_link(&self, link: Option<Rc<Handle>>) {
+        *self.link.borrow_mut() = link;
+    }
+
+    /// Puts something into the driver's queue.
+    pub(super) fn tell(&self, input: Input) {
+        // The driver is gone only when the VM has ended: nobody is interested any more.
+        let _ = self.inputs.send(input);
+    }
+
+    /// Asks the driver for something and answers whether it fits the VM's state.
+    pub(super) async fn ask(&self, ask: Ask) -> Result<(), Failure> {
+        let (tx, rx) = oneshot::channel();
+        self.tell(Input::Ask(ask, tx));
+        match rx.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(Failure::new(FailureKind::WrongState, why)),
+            Err(_) => Err(Failure::new(FailureKind::WrongState, "the VM has ended")),
+        }
+    }
+
+    /// A plan from the record as it is now.
+    pub(super) fn replan(&self) -> Result<Plan, Failure> {
+        let record = self.dir.record().map_err(|e| Failure::new(FailureKind::Other, e.to_string()))?;
+        plan::plan(&self.home, &self.dir, &record)
+    }
+}

@@ -1,0 +1,235 @@
+//! `midge supervise NAME`: the process that owns one VM's QEMU.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::control::{Conversation, Failure, FailureKind, Reply, accept};
+use super::driver::{self, Driver};
+use super::link::{Adopted, Link};
+use super::plan::{self, Plan};
+use super::shared::Shared;
+use super::sockets::SocketDir;
+use super::state::{Ask, State};
+use super::{AskedBy, launch, requests};
+use crate::host::proc::ProcessId;
+use crate::store::{Home, Lock, Record, RunState, SCHEMA, Status, VmDir};
+
+/// How long commands that are being answered may keep a supervisor whose VM has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long a supervisor that is leaving may take.
+const PREDECESSOR: Duration = Duration::from_secs(10);
+
+/// The whole work of `midge supervise NAME`: returns when the VM's supervisor is done.
+///
+/// Standard input is one end of a socket pair, whose other end the starting command holds: the greeting goes there, and
+/// it is the first conversation. Standard error is the VM's log.
+pub fn supervise(home: &Home, name: &str) -> ExitCode {
+    // Away from the terminal of the command that started us: no hang-up and no Ctrl-C reaches the VM. Fails only for a
+    // process group's leader, which then is fine as it is.
+    if nix::unistd::setsid().is_err() {
+        tracing::debug!("keeping the session");
+    }
+    let level = if std::env::var_os("MIDGE_DEBUG").is_some() { tracing::Level::DEBUG } else { tracing::Level::INFO };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level).init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            tracing::error!("cannot start: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let greeting = std::io::stdin().as_fd().try_clone_to_owned().ok().map(UnixStream::from);
+    let done = LocalSet::new().block_on(&runtime, run(home, name, greeting));
+    // Whatever task still waits (a console without a reader) does not keep us.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(home: &Home, name: &str, greeting: Option<UnixStream>) -> Result<(), Failure> {
+    let mut starter = greeting.and_then(|stream| {
+        stream.set_nonblocking(true).ok()?;
+        Some(Conversation::new(tokio::net::UnixStream::from_std(stream).ok()?))
+    });
+    let (ready, lock) = match prepare(home, name).await {
+        Ok(ready) => ready,
+        Err(failure) => {
+            if let Some(starter) = &mut starter {
+                let _ = starter.send(&Reply::Error(failure.clone())).await;
+            }
+            return Err(failure);
+        }
+    };
+    let Ready { shared, driver, adopted, listener, notes } = ready;
+    // Each conversation holds a sender; the receiver sees them all gone.
+    let (talking, mut silence) = mpsc::channel::<()>(1);
+    let serve = {
+        let shared = shared.clone();
+        Rc::new(move |talk: Conversation| {
+            let (shared, talking) = (shared.clone(), talking.clone());
+            async move {
+                requests::serve(shared, talk).await;
+                drop(talking);
+            }
+        })
+    };
+    if let Some(mut starter) = starter {
+        // The starter may have been interrupted; the VM it asked for starts all the same.
+        if starter.done(json!(notes)).await.is_ok() {
+            tokio::task::spawn_local(serve(starter));
+        }
+    }
+    let accepting = tokio::task::spawn_local(accept(listener, serve.clone()));
+    let listening_for_signals = tokio::task::spawn_local(obey_signals(shared.clone()));
+    driver.run(adopted).await;
+
+    // Nobody new; those that are being answered hear how it ended.
+    accepting.abort();
+    listening_for_signals.abort();
+    let _ = std::fs::remove_file(shared.dir.run_dir().join("control.sock"));
+    drop(serve);
+    let _ = tokio::time::timeout(LAST_WORDS, silence.recv()).await;
+    close(&shared, lock);
+    Ok(())
+}
+
+/// A supervisor that is in charge.
+struct Ready {
+    shared: Rc<Shared>,
+    driver: Driver,
+    adopted: Option<Adopted>,
+    listener: tokio::net::UnixListener,
+    notes: Vec<String>,
+}
+
+/// Takes charge: the lock, the plan, the control socket, and the QEMU that may be there already.
+async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
+    let store = |e: crate::store::StoreError| Failure::new(FailureKind::Other, plan::chain(&e));
+    let dir = home.existing_vm(name).map_err(store)?;
+    dir.create_run_dir().map_err(store)?;
+    let lock = take_charge(&dir).await?;
+    let record = dir.record().map_err(store)?;
+    let planned = plan::plan(home, &dir, &record);
+    let orphan = match dir.status() {
+        Status::Orphaned(run) => Some(run),
+        Status::Stopped | Status::Supervised(_) => None,
+    };
+    let io = |e: std::io::Error| Failure::new(FailureKind::Other, format!("cannot listen for commands: {e}"));
+    let us = ProcessId::current().map_err(io)?;
+    let (mut plan, run) = match (orphan, planned) {
+        (Some(run), Ok(plan)) => (plan, RunState { supervisor: us, ..run }),
+        // Whatever has become of the image or the host: the guest runs, and somebody must watch it.
+        (Some(run), Err(failure)) => (Plan::for_adoption(&record, &run, &failure), RunState { supervisor: us, ..run }),
+        (None, Ok(plan)) if std::env::var_os(launch::ADOPT_ONLY).is_none() => (plan, fresh_run(&record, us)),
+        (None, Ok(_)) => return Err(Failure::new(FailureKind::WrongState, format!("`{name}` is not running"))),
+        (None, Err(failure)) => return Err(failure),
+    };
+    let notes = std::mem::take(&mut plan.notes);
+    let (inputs, queue, snapshot) = driver::queue(&run);
+    let shared = Shared::new(home.clone(), dir.clone(), inputs, snapshot);
+    let adopted = match &run.qemu {
+        Some(qemu) => Link::adopt(&shared, &plan, qemu).await?,
+        None => None,
+    };
+    if run.qemu.is_some() && adopted.is_none() {
+        return Err(Failure::new(FailureKind::WrongState, format!("`{name}` ended just now")));
+    }
+    dir.write_run_state(&run).map_err(store)?;
+    let sockets = SocketDir::open(dir.run_dir()).map_err(io)?;
+    let listener = sockets.listen("control.sock").map_err(io)?;
+    listener.set_nonblocking(true).map_err(io)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(io)?;
+    let driver = Driver::new(shared.clone(), queue, plan, run);
+    Ok((Ready { shared, driver, adopted, listener, notes }, lock))
+}
+
+/// Takes the supervisor's lock. The commands see to it that there is one supervisor at a time, so whoever has the lock is
+/// just leaving.
+async fn take_charge(dir: &VmDir) -> Result<Lock, Failure> {
+    let failed = |e: crate::store::StoreError| Failure::new(FailureKind::Other, plan::chain(&e));
+    if let Some(lock) = dir.try_lock_supervisor().map_err(failed)? {
+        return Ok(lock);
+    }
+    let waiting = {
+        let dir = dir.clone();
+        tokio::task::spawn_blocking(move || dir.lock_supervisor())
+    };
+    match tokio::time::timeout(PREDECESSOR, waiting).await {
+        Ok(Ok(lock)) => lock.map_err(failed),
+        _ => {
+            let why = format!("`{}` has a supervisor that neither answers nor ends", dir.name());
+            Err(Failure::new(FailureKind::WrongState, why)
+                .hint(format!("look for `midge supervise {}` in the process list, and end it", dir.name())))
+        }
+    }
+}
+
+fn fresh_run(record: &Record, supervisor: ProcessId) -> RunState {
+    let expires = record.spec.ttl_seconds.map(|seconds| {
+        let ttl = jiff::SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+        jiff::Timestamp::now().checked_add(ttl).unwrap_or(jiff::Timestamp::MAX)
+    });
+    RunState {
+        schema: SCHEMA,
+        state: State::Starting,
+        supervisor,
+        qemu: None,
+        started: None,
+        expires,
+        accel: None,
+        qemu_version: None,
+        ram_file: None,
+        phases: Vec::new(),
+        addresses: Vec::new(),
+        restarts: 0,
+    }
+}
+
+/// A supervisor that is told to end, as at the host's shutdown, ends its guest in good order first.
+async fn obey_signals(shared: Rc<Shared>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = shared.ask(Ask::Stop { by: AskedBy::Host, within: Duration::from_secs(30) }).await;
+    }
+}
+
+/// Leaves nothing of the run behind, nor of a VM that was to live for one run only.
+fn close(shared: &Shared, lock: Lock) {
+    let dir: &VmDir = &shared.dir;
+    let ephemeral = dir.record().is_ok_and(|record| record.spec.ephemeral);
+    dir.clear_run();
+    if ephemeral {
+        // A command that holds the VM's lock is doing something with it, and removes it or starts it again.
+        match dir.try_lock() {
+            Ok(Some(_held)) => {
+                if let Err(e) = dir.remove(&shared.home) {
+                    tracing::error!("cannot remove the VM: {}", plan::chain(&e));
+                }
+            }
+            Ok(None) | Err(_) => {}
+        }
+    }
+    drop(lock);
+}
