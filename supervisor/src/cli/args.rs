@@ -57,7 +57,15 @@ pub(super) enum Format {
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Output {
     /// Form of the output.
-    #[arg(short, long = "output", value_enum, value_name = "FORMAT", env = "MIDGE_OUTPUT", hide_env = true, default_value = "table")]
+    #[arg(
+        short,
+        long = "output",
+        value_enum,
+        value_name = "FORMAT",
+        env = "MIDGE_OUTPUT",
+        hide_env = true,
+        default_value = "table"
+    )]
     pub(super) format: Format,
 }
 

@@ -55,7 +55,7 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Cp(args) => cp::cp(context, &args),
         Verb::Console(args) => console::console(context, &args.name),
         Verb::Image(verb) => image::image(context, &verb),
-        Verb::Doctor(args) => doctor::doctor(args.output),
+        Verb::Doctor(args) => doctor::doctor(context, args.output),
         Verb::Gc(args) => gc::gc(context, &args),
         Verb::Completions(args) => pages::completions(args.shell),
         Verb::Version(args) => version::version(args.output),

@@ -18,7 +18,10 @@ pub(super) struct Deadline {
 impl Deadline {
     /// This long from now; never where none is given, or where it is further away than the clock counts.
     pub(super) fn after(limit: Option<Duration>) -> Self {
-        Self { end: limit.and_then(|limit| Instant::now().checked_add(limit)), total: limit.unwrap_or_default() }
+        Self {
+            end: limit.and_then(|limit| Instant::now().checked_add(limit)),
+            total: limit.unwrap_or_default(),
+        }
     }
 
     /// The time left; nothing where there is no limit.

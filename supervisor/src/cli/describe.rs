@@ -90,10 +90,11 @@ pub(super) fn boots(spec: &VmSpec) -> String {
 
 /// Ports and addresses of a VM: `8080->80 10.0.2.15`.
 pub(super) fn reach(spec: Option<&VmSpec>, run: Option<&RunState>) -> String {
-    let forwards = spec.into_iter().flat_map(|spec| &spec.nets).flat_map(crate::spec::Net::forwards).map(|f| {
-        let address = if f.address.is_loopback() { String::new() } else { format!("{}:", f.address) };
-        format!("{address}{}->{}", f.host, f.guest)
-    });
+    let forwards =
+        spec.into_iter().flat_map(|spec| &spec.nets).flat_map(crate::spec::Net::forwards).map(|f| {
+            let address = if f.address.is_loopback() { String::new() } else { format!("{}:", f.address) };
+            format!("{address}{}->{}", f.host, f.guest)
+        });
     let addresses = run.into_iter().flat_map(|run| &run.addresses).map(ToString::to_string);
     forwards.chain(addresses).collect::<Vec<_>>().join(" ")
 }

@@ -147,7 +147,10 @@ fn word(value: impl Serialize) -> Value {
 /// A path as JSON can hold it.
 fn text(path: &Path) -> Result<Value, Failed> {
     path.to_str().map(Value::from).ok_or_else(|| {
-        Failed::new(ExitKind::Usage, format!("the path {} is not UTF-8; give the file another name", path.display()))
+        Failed::new(
+            ExitKind::Usage,
+            format!("the path {} is not UTF-8; give the file another name", path.display()),
+        )
     })
 }
 
@@ -203,7 +206,9 @@ fn readable(what: &str, path: &Path) -> Result<PathBuf, Failed> {
         .map_err(|e| Failed::io(format!("cannot read the {what} {}", path.display()), e))?;
     match absolute {
         (path, meta) if meta.is_file() => Ok(path),
-        (path, _) => Err(Failed::new(ExitKind::Usage, format!("the {what} {} is not a file", path.display()))),
+        (path, _) => {
+            Err(Failed::new(ExitKind::Usage, format!("the {what} {} is not a file", path.display())))
+        }
     }
 }
 

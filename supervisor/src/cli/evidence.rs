@@ -60,7 +60,8 @@ impl Evidence {
     pub(super) fn refresh(&mut self) {
         for log in self.logs.iter_mut().filter(|log| log.open.is_none()) {
             let inode = |file: &File| file.metadata().map(|m| m.ino()).ok();
-            log.open = File::open(&log.path).ok().filter(|file| log.before.is_none() || inode(file) != log.before);
+            log.open =
+                File::open(&log.path).ok().filter(|file| log.before.is_none() || inode(file) != log.before);
         }
     }
 
@@ -69,9 +70,11 @@ impl Evidence {
         self.refresh();
         let name = &self.name;
         let section = |log: &mut Log| {
-            let lines = logfile::last_lines(log.open.as_mut()?, LINES).ok().filter(|lines| !lines.is_empty())?;
+            let lines =
+                logfile::last_lines(log.open.as_mut()?, LINES).ok().filter(|lines| !lines.is_empty())?;
             let all = format!("midge logs --source {} {name}", log.source);
-            let title = if log.path.exists() { format!("{} (all: {all})", log.title) } else { log.title.to_owned() };
+            let title =
+                if log.path.exists() { format!("{} (all: {all})", log.title) } else { log.title.to_owned() };
             Some(Section { title, lines })
         };
         self.logs.iter_mut().filter_map(section).collect()

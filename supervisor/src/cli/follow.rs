@@ -93,7 +93,9 @@ fn explain(failed: Failed, until: &Until, evidence: &mut Evidence) -> Failed {
             Until::Sign(sign) => format!("the guest did not show `{sign}`"),
             Until::Ended => "the guest has not ended".to_owned(),
         };
-        return failed.context(what).hint("the VM still runs: give it longer with `midge wait`, or look at `midge console`");
+        return failed
+            .context(what)
+            .hint("the VM still runs: give it longer with `midge wait`, or look at `midge console`");
     }
     failed
 }

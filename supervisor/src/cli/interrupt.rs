@@ -1,10 +1,12 @@
 //! Ctrl-C while a command looks after a VM.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals by which people and systems end a command.
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
@@ -39,5 +41,24 @@ impl Interrupts {
             0 => None,
             signal => u8::try_from(128 + signal).ok(),
         }
+    }
+}
+
+/// The same signals as something to poll(2) for.
+#[derive(Debug)]
+pub(super) struct Pipe(SignalFd);
+
+impl Pipe {
+    /// From now on.
+    pub(super) fn catch() -> io::Result<Self> {
+        let signals: SigSet = SIGNALS.into_iter().collect();
+        signals.thread_block()?;
+        Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?))
+    }
+}
+
+impl AsFd for Pipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -14,7 +14,8 @@ const TAIL: u64 = 256 << 10;
 /// The last lines of a file, as text without control characters.
 pub(super) fn last_lines(file: &mut File, count: usize) -> io::Result<Vec<String>> {
     let bytes = last_bytes(file, TAIL)?;
-    let lines: Vec<String> = bytes.split(|b| *b == b'\n').map(clean).filter(|line| !line.trim().is_empty()).collect();
+    let lines: Vec<String> =
+        bytes.split(|b| *b == b'\n').map(clean).filter(|line| !line.trim().is_empty()).collect();
     Ok(lines[lines.len().saturating_sub(count)..].to_vec())
 }
 
@@ -130,7 +131,10 @@ impl Follower {
     }
 
     /// Hands what is new to `sink`.
-    pub(super) fn read<E: From<io::Error>>(&mut self, mut sink: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn read<E: From<io::Error>>(
+        &mut self,
+        mut sink: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.read_open(&mut sink)?;
         // A new file under the old name: the old one has been read to its end.
         let now = self.look()?;
@@ -146,7 +150,10 @@ impl Follower {
         Ok(())
     }
 
-    fn read_open<E: From<io::Error>>(&mut self, sink: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    fn read_open<E: From<io::Error>>(
+        &mut self,
+        sink: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Some((file, _)) = &mut self.open else { return Ok(()) };
         if file.metadata()?.len() < self.offset {
             self.offset = 0;

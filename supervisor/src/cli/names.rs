@@ -15,7 +15,8 @@ pub(super) fn made_up(boots: &str, random: [u8; 4]) -> String {
     }
     let stem = stem.trim_matches('-');
     let stem = if stem.is_empty() { "vm" } else { stem };
-    let tail: String = random.iter().map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()])).collect();
+    let tail: String =
+        random.iter().map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()])).collect();
     format!("{stem}-{tail}")
 }
 

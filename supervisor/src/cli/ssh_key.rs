@@ -43,7 +43,9 @@ pub(super) fn ensure(home: &Home) -> Result<String, Failed> {
 fn public_key(home: &Home) -> Result<Option<String>, Failed> {
     let path = private_key(home).with_extension("pub");
     match fs::read_to_string(&path) {
-        Ok(text) => Ok(text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())),
+        Ok(text) => {
+            Ok(text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()))
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Failed::io(format!("cannot read {}", path.display()), e)),
     }
@@ -72,7 +74,8 @@ pub(super) fn named(text: &str) -> Result<Vec<String>, Failed> {
         return Ok(vec![text.trim().to_owned()]);
     }
     let content = fs::read_to_string(text).map_err(|e| {
-        let failed = Failed::io(format!("--ssh-key: `{text}` is neither a public key nor a file with one"), e);
+        let failed =
+            Failed::io(format!("--ssh-key: `{text}` is neither a public key nor a file with one"), e);
         Failed { kind: ExitKind::Usage, ..failed }
     })?;
     if content.contains("PRIVATE KEY") {
@@ -82,9 +85,13 @@ pub(super) fn named(text: &str) -> Result<Vec<String>, Failed> {
     let lines = content.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let keys: Vec<String> = lines.map(str::to_owned).collect();
     match keys.iter().find(|key| !is_key(key)) {
-        None if keys.is_empty() => Err(Failed::new(ExitKind::Usage, format!("--ssh-key: `{text}` holds no key"))),
+        None if keys.is_empty() => {
+            Err(Failed::new(ExitKind::Usage, format!("--ssh-key: `{text}` holds no key")))
+        }
         None => Ok(keys),
-        Some(_) => Err(Failed::new(ExitKind::Usage, format!("--ssh-key: `{text}` is no file of public keys"))),
+        Some(_) => {
+            Err(Failed::new(ExitKind::Usage, format!("--ssh-key: `{text}` is no file of public keys")))
+        }
     }
 }
 

@@ -84,7 +84,9 @@ fn aliases_are_silent() {
 
 #[test]
 fn a_wrong_command_line_is_a_usage_error() {
-    for words in [&["frobnicate"][..], &["ls", "-o", "xml"], &["create", "--memory", "lots"], &["set", "web"], &["rm"]] {
+    for words in
+        [&["frobnicate"][..], &["ls", "-o", "xml"], &["create", "--memory", "lots"], &["set", "web"], &["rm"]]
+    {
         assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words:?}");
     }
 }

@@ -76,9 +76,10 @@ pub(in crate::cli) fn wait_for(text: &str) -> Result<WaitFor, String> {
     match text {
         "ready" => Ok(WaitFor::Ready),
         "exit" | "stopped" => Ok(WaitFor::End),
-        _ => text.parse().map(WaitFor::Sign).map_err(|e: crate::spec::ReadyError| {
-            format!("{e}; or ready (the VM's own sign), or exit")
-        }),
+        _ => text
+            .parse()
+            .map(WaitFor::Sign)
+            .map_err(|e: crate::spec::ReadyError| format!("{e}; or ready (the VM's own sign), or exit")),
     }
 }
 

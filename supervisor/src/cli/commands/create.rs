@@ -8,8 +8,9 @@ use crate::cli::args::{CreateArgs, SpecFlags};
 use crate::cli::context::Context;
 use crate::cli::draft::{self, Draft};
 use crate::cli::exit::{ExitKind, Failed};
-use crate::cli::images::{self, Image};
+use crate::cli::images;
 use crate::cli::{Outcome, output, ssh_key};
+use crate::image::Image;
 use crate::spec::{Kind, Mac, VmSpec};
 use crate::store::{Home, Record, SCHEMA, StoreError, VmDir};
 
@@ -93,7 +94,7 @@ pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Res
         schema: SCHEMA,
         id: uuid::Uuid::new_v4(),
         created: jiff::Timestamp::now(),
-        image: image.as_ref().map(Image::reference),
+        image: image.as_ref().map(|image| image.manifest.clone()),
         macs: macs(home, &spec)?,
         spec,
     };
@@ -116,19 +117,25 @@ fn fit(context: &Context, spec: &mut VmSpec, image: &Image, arch_given: bool) ->
     spec.boot.image = Some(manifest.name.clone());
     if manifest.arch != spec.arch {
         if arch_given {
-            let text = format!("the image `{}` is for {}, and --arch says {}", manifest.name, manifest.arch, spec.arch);
+            let text = format!(
+                "the image `{}` is for {}, and --arch says {}",
+                manifest.name, manifest.arch, spec.arch
+            );
             return Err(Failed::new(ExitKind::Usage, text));
         }
         spec.arch = manifest.arch;
     }
     match (&manifest.disk, spec.disk) {
         (None, Some(_)) => {
-            context.voice.note(format_args!("the image `{}` has no disk: --disk has no effect", manifest.name));
+            context
+                .voice
+                .note(format_args!("the image `{}` has no disk: --disk has no effect", manifest.name));
         }
         (Some(disk), Some(size)) if size.bytes() < disk.virtual_size => {
             let least = crate::spec::Size::from_bytes(disk.virtual_size);
             let text = format!("the disk of `{}` is {least}, and --disk {size} is smaller", manifest.name);
-            return Err(Failed::new(ExitKind::Usage, text).hint(format!("ask for {least} or more, or leave --disk away")));
+            return Err(Failed::new(ExitKind::Usage, text)
+                .hint(format!("ask for {least} or more, or leave --disk away")));
         }
         _ => {}
     }
@@ -150,7 +157,10 @@ fn macs(home: &Home, spec: &VmSpec) -> Result<Vec<String>, Failed> {
     for net in &spec.nets {
         let mac = match net.mac() {
             Some(mac) if used.contains(&mac.to_string()) => {
-                return Err(Failed::new(ExitKind::Usage, format!("the MAC address {mac} belongs to another VM")));
+                return Err(Failed::new(
+                    ExitKind::Usage,
+                    format!("the MAC address {mac} belongs to another VM"),
+                ));
             }
             Some(mac) => mac.to_string(),
             None => (0..DRAWS)

@@ -60,7 +60,9 @@ pub(super) fn execute(client: &mut Client, request: &Request, deadline: Deadline
         Ok(())
     });
     match answer {
-        Ok(_) => code.ok_or_else(|| Failed::new(ExitKind::Other, "the guest agent did not tell how the command ended")),
+        Ok(_) => code.ok_or_else(|| {
+            Failed::new(ExitKind::Other, "the guest agent did not tell how the command ended")
+        }),
         Err(failed) if is_missing(&failed) => {
             output::failure(&failed);
             Ok(NO_PROGRAM)
@@ -75,7 +77,9 @@ fn is_missing(failed: &Failed) -> bool {
 
 /// Bytes from their base64.
 pub(super) fn decode(data: &str) -> Result<Vec<u8>, Failed> {
-    BASE64.decode(data).map_err(|e| Failed::wrap(ExitKind::Other, e).context("the VM's supervisor sent broken base64"))
+    BASE64
+        .decode(data)
+        .map_err(|e| Failed::wrap(ExitKind::Other, e).context("the VM's supervisor sent broken base64"))
 }
 
 fn read_input() -> Result<Vec<u8>, Failed> {

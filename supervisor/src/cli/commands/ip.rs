@@ -43,7 +43,9 @@ pub(super) fn ip(context: &Context, args: &IpArgs) -> Outcome {
     addresses.retain(|address| !(args.ipv4 && address.is_ipv6() || args.ipv6 && address.is_ipv4()));
     if addresses.is_empty() {
         let text = format!("the VM `{}` has shown no address", args.name);
-        return Err(Failed::new(ExitKind::Other, text).hint(format!("wait for one: midge ip --wait {}", args.name)));
+        return Err(
+            Failed::new(ExitKind::Other, text).hint(format!("wait for one: midge ip --wait {}", args.name))
+        );
     }
     if args.output.json() {
         output::json(&Addresses { name: &args.name, addresses: &addresses })?;

@@ -76,7 +76,8 @@ fn wide(vms: &[Seen], now: Timestamp) -> Table {
         let record = vm.record.as_ref().ok();
         let spec = record.map(|record| &record.spec);
         let run = describe::running(&vm.status);
-        let labels = spec.map(|spec| spec.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","));
+        let labels = spec
+            .map(|spec| spec.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","));
         let mut cells = row(vm, now);
         cells.extend([
             spec.map(|spec| spec.kind.to_string()).unwrap_or_default(),
@@ -84,7 +85,10 @@ fn wide(vms: &[Seen], now: Timestamp) -> Table {
             run.and_then(|run| run.accel).map(|accel| accel_word(accel).to_owned()).unwrap_or_default(),
             run.and_then(|run| run.qemu.as_ref()).map(|qemu| qemu.pid.to_string()).unwrap_or_default(),
             run.map(|run| run.restarts.to_string()).unwrap_or_default(),
-            run.and_then(|run| run.expires).and_then(|at| describe::left(at, now)).map(units::age).unwrap_or_default(),
+            run.and_then(|run| run.expires)
+                .and_then(|at| describe::left(at, now))
+                .map(units::age)
+                .unwrap_or_default(),
             record.map(|record| units::moment(record.created)).unwrap_or_default(),
             labels.unwrap_or_default(),
         ]);
@@ -153,7 +157,11 @@ impl<'a> Line<'a> {
             expires: run.and_then(|run| run.expires),
             pid: run.and_then(|run| run.qemu.as_ref()).map(|qemu| qemu.pid),
             addresses: run.map(|run| run.addresses.as_slice()).unwrap_or_default(),
-            ports: spec.into_iter().flat_map(|spec| &spec.nets).flat_map(|net| net.forwards().to_vec()).collect(),
+            ports: spec
+                .into_iter()
+                .flat_map(|spec| &spec.nets)
+                .flat_map(|net| net.forwards().to_vec())
+                .collect(),
             labels: spec.map(|spec| &spec.labels).filter(|labels| !labels.is_empty()),
             last_end: vm.last.as_ref().map(|last| &last.end),
             ended: vm.last.as_ref().map(|last| last.ended),
@@ -205,8 +213,11 @@ mod tests {
             end: End { cause: Cause::PoweredOff, asked_by: None },
             phases: Vec::new(),
         };
-        let damaged =
-            StoreError::Damaged { name: "c".to_owned(), path: "/c/vm.json".into(), reason: "cut short".to_owned() };
+        let damaged = StoreError::Damaged {
+            name: "c".to_owned(),
+            path: "/c/vm.json".into(),
+            reason: "cut short".to_owned(),
+        };
         vec![
             Seen {
                 name: "a".to_owned(),
@@ -262,7 +273,9 @@ c     damaged  -          -     -       -                   -
             label: label.iter().map(ToString::to_string).collect(),
             output: crate::cli::args::Output { format: Format::Table },
         };
-        let chosen = |args: &LsArgs| vms.iter().filter(|vm| fits(vm, args)).map(|vm| vm.name.as_str()).collect::<String>();
+        let chosen = |args: &LsArgs| {
+            vms.iter().filter(|vm| fits(vm, args)).map(|vm| vm.name.as_str()).collect::<String>()
+        };
         assert_eq!(chosen(&args(false, &[])), "abc");
         assert_eq!(chosen(&args(true, &[])), "a");
         assert_eq!(chosen(&args(false, &["job"])), "ab");

@@ -39,7 +39,7 @@ pub(super) fn remove(context: &Context, vm: &VmDir, force: bool) -> Result<(), F
                 lock => lock?,
             };
             // The supervisor's lock tells the truth also where the state file cannot be read.
-            let supervisor = if vm.run_dir().is_dir() { vm.lock_supervisor()? } else { None };
+            let supervisor = if vm.run_dir().is_dir() { vm.try_lock_supervisor()? } else { None };
             let unsupervised = supervisor.is_some() || !vm.run_dir().is_dir();
             if unsupervised && vm.status() == Status::Stopped {
                 if let (Err(error), false) = (vm.record(), force) {

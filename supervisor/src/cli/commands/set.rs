@@ -49,12 +49,16 @@ fn stopped(vm: &VmDir, what: &str) -> Result<(), Failed> {
         return super::stop::settled(vm);
     }
     let name = vm.name();
-    let failed = Failed::new(ExitKind::WrongState, format!("the VM `{name}` runs, and can only be {what} when it is stopped"));
+    let failed = Failed::new(
+        ExitKind::WrongState,
+        format!("the VM `{name}` runs, and can only be {what} when it is stopped"),
+    );
     Err(failed.hint(format!("midge stop {name}")))
 }
 
 fn only_labels(flags: &SetFlags) -> bool {
-    let SetFlags { cpus, memory, disk, append, cpu, accel, machine, publish, restart, ttl, ready, label: _ } = flags;
+    let SetFlags { cpus, memory, disk, append, cpu, accel, machine, publish, restart, ttl, ready, label: _ } =
+        flags;
     cpus.is_none()
         && memory.is_none()
         && disk.is_none()

@@ -30,7 +30,12 @@ struct Reached {
 pub(super) fn ssh(context: &Context, args: &SshArgs) -> Outcome {
     let vm = context.vm(&args.name)?;
     let home = context.home()?;
-    let value = call(&mut context.connect(&vm)?, &Request::Forward { port: PORT }, Deadline::after(Some(LIMIT)), |_| Ok(()))?;
+    let value = call(
+        &mut context.connect(&vm)?,
+        &Request::Forward { port: PORT },
+        Deadline::after(Some(LIMIT)),
+        |_| Ok(()),
+    )?;
     let reached: Reached = serde_json::from_value(value)
         .map_err(|e| Failed::wrap(ExitKind::Other, e).context("the VM's supervisor named no port"))?;
     ssh_key::ensure(home)?;
@@ -48,15 +53,16 @@ pub(super) fn ssh(context: &Context, args: &SshArgs) -> Outcome {
 fn options(vm: &VmDir, key: &str, reached: &Reached) -> Vec<String> {
     let known_hosts = vm.state_dir().join("known_hosts");
     let settings = [
-        format!("IdentityFile={key}"),
-        format!("UserKnownHostsFile={}", known_hosts.display()),
+        format!("IdentityFile=\"{key}\""),
+        format!("UserKnownHostsFile=\"{}\"", known_hosts.display()),
         format!("HostKeyAlias={}", vm.name()),
         "StrictHostKeyChecking=accept-new".to_owned(),
         // Offering every key of the user's agent first runs into the server's limit of attempts.
         "IdentitiesOnly=yes".to_owned(),
         "LogLevel=ERROR".to_owned(),
     ];
-    let mut options: Vec<String> = settings.into_iter().flat_map(|setting| ["-o".to_owned(), setting]).collect();
+    let mut options: Vec<String> =
+        settings.into_iter().flat_map(|setting| ["-o".to_owned(), setting]).collect();
     options.extend(["-p".to_owned(), reached.port.to_string()]);
     options
 }

@@ -17,14 +17,24 @@ use crate::vm::{self, Phase};
 
 /// `midge start`.
 pub(super) fn start(context: &Context, args: &StartArgs) -> Outcome {
-    let stay = Stay { wait: args.wait.as_ref(), timeout: args.timeout, output: args.output, many: args.names.len() > 1 };
+    let stay = Stay {
+        wait: args.wait.as_ref(),
+        timeout: args.timeout,
+        output: args.output,
+        many: args.names.len() > 1,
+    };
     each(&args.names, |name| start_one(context, name, stay))
 }
 
 /// `midge restart`.
 pub(super) fn restart(context: &Context, args: &RestartArgs) -> Outcome {
     let names = &args.stop.names;
-    let stay = Stay { wait: args.wait.as_ref(), timeout: args.wait_timeout, output: args.output, many: names.len() > 1 };
+    let stay = Stay {
+        wait: args.wait.as_ref(),
+        timeout: args.wait_timeout,
+        output: args.output,
+        many: names.len() > 1,
+    };
     each(names, |name| {
         super::stop::stop_one(context, name, args.stop.timeout, args.stop.force)?;
         start_one(context, name, stay)
@@ -60,7 +70,7 @@ fn start_one(context: &Context, name: &str, stay: Stay<'_>) -> Result<(), Failed
         context.voice.detail(format_args!("`{name}` runs already"));
     }
     if stay.output.json() {
-        output::json(&StartedVm { name, already, phases: &followed.phases })?;
+        print_started(name, already, &followed.phases)?;
     }
     Ok(())
 }
@@ -78,9 +88,17 @@ pub(super) fn begin(
     if started.already {
         evidence = Evidence::of_this_run(vm);
     }
+    if show.notes {
+        started.notes.iter().for_each(|note| output::say(format_args!("midge: {}{note}", show.prefix)));
+    }
     let mut client = started.client;
     let until = wait.map_or(Until::Resumed, WaitFor::until);
     let deadline = Deadline::after(Some(timeout.unwrap_or(DEFAULT_WAIT)));
     let followed = follow::follow(&mut client, &until, deadline, &mut evidence, show)?;
     Ok((client, started.already, followed))
+}
+
+/// One JSON object about a start.
+pub(super) fn print_started(name: &str, already: bool, phases: &[Phase]) -> Result<(), Failed> {
+    output::json(&StartedVm { name, already, phases })
 }

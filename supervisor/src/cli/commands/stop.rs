@@ -28,7 +28,9 @@ pub(super) fn stop_one(context: &Context, name: &str, timeout: Duration, force: 
     match end {
         None => context.voice.detail(format_args!("`{name}` is not running")),
         Some(End { cause: Cause::Killed, .. }) if !force => {
-            context.voice.note(format_args!("`{name}` was ended by force: it cannot be asked, or did not end in time"));
+            context.voice.note(format_args!(
+                "`{name}` was ended by force: it cannot be asked, or did not end in time"
+            ));
         }
         Some(end) => context.voice.detail(format_args!("`{name}`: {end}")),
     }
@@ -47,7 +49,12 @@ pub(super) fn kill(context: &Context, names: &[String]) -> Outcome {
 }
 
 /// Asks for the end of a VM and waits for it, and for its supervisor to leave. Nothing when the VM did not run.
-pub(super) fn end(context: &Context, vm: &VmDir, request: &Request, within: Duration) -> Result<Option<End>, Failed> {
+pub(super) fn end(
+    context: &Context,
+    vm: &VmDir,
+    request: &Request,
+    within: Duration,
+) -> Result<Option<End>, Failed> {
     if describe::running(&vm.status()).is_none() {
         settled(vm)?;
         return Ok(None);
