@@ -27,9 +27,11 @@ mod tests {
 
     #[test]
     fn keys_travel_as_one_word() {
-        let words = kernel_words("web", &["ssh-ed25519 AAAA some \"body\"".to_owned(), "ssh-rsa BBBB".to_owned()]);
+        let words =
+            kernel_words("web", &["ssh-ed25519 AAAA some \"body\"".to_owned(), "ssh-rsa BBBB".to_owned()]);
         assert_eq!(words[0], "systemd.hostname=web");
-        let encoded = words[1].strip_prefix("systemd.set_credential_binary=ssh.authorized_keys.root:").unwrap();
+        let encoded =
+            words[1].strip_prefix("systemd.set_credential_binary=ssh.authorized_keys.root:").unwrap();
         assert!(!encoded.contains([' ', '"']));
         let keys = STANDARD.decode(encoded).unwrap();
         assert_eq!(keys, b"ssh-ed25519 AAAA some \"body\"\nssh-rsa BBBB\n");

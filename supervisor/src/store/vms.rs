@@ -176,7 +176,8 @@ impl VmDir {
     /// Waits for the supervisor's lock.
     pub fn lock_supervisor(&self) -> Result<Lock, StoreError> {
         let near = None;
-        Lock::take(&self.run.join("lock"))?.ok_or_else(|| StoreError::NotFound { name: self.name.clone(), near })
+        Lock::take(&self.run.join("lock"))?
+            .ok_or_else(|| StoreError::NotFound { name: self.name.clone(), near })
     }
 
     /// The VM's record.

@@ -54,7 +54,12 @@ pub(super) struct Driver {
 
 impl Driver {
     /// A driver and what others share with it. `plan` is that of the first start.
-    pub(super) fn new(shared: Rc<Shared>, inputs: mpsc::UnboundedReceiver<Input>, plan: Plan, run: RunState) -> Self {
+    pub(super) fn new(
+        shared: Rc<Shared>,
+        inputs: mpsc::UnboundedReceiver<Input>,
+        plan: Plan,
+        run: RunState,
+    ) -> Self {
         let policy = Policy {
             restart: plan.spec.restart,
             hears: Policy::kind_hears(plan.spec.kind),
@@ -115,7 +120,10 @@ impl Driver {
             Input::Sign(Sign::Address(address)) => self.addresses(vec![address.into()]),
             Input::Sign(Sign::Ready) => self.ready(),
             Input::AgentUp => {
-                if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(crate::spec::Ready::Agent)) {
+                if matches!(
+                    self.plan.as_ref().and_then(|p| p.ready.as_ref()),
+                    Some(crate::spec::Ready::Agent)
+                ) {
                     self.ready();
                 }
             }
@@ -152,7 +160,8 @@ impl Driver {
 
     fn feed_ask(&mut self, ask: Ask) -> Result<(), &'static str> {
         let actions = self.machine.handle(Event::Ask(ask));
-        let refused = actions.iter().find_map(|a| if let Action::Refuse(why) = a { Some(*why) } else { None });
+        let refused =
+            actions.iter().find_map(|a| if let Action::Refuse(why) = a { Some(*why) } else { None });
         self.perform_all(actions);
         refused.map_or(Ok(()), Err)
     }

@@ -1,12 +1,14 @@
 //! The guest agent's port: connected while the guest has it open.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use qmp::agent::Agent;
+use ::qmp::agent::{Agent, Shutdown};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::control::{Failure, FailureKind};
 use super::driver::Input;
@@ -16,37 +18,52 @@ use crate::spec::Kind;
 
 /// How long the agent may take to answer. Under emulation a busy guest takes seconds.
 pub(super) const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long an agent may take to its first answer after the guest opened the port.
+const GREETING: Duration = Duration::from_secs(120);
+/// How long a guest with an agent is asked for its addresses.
+const ADDRESSES: Duration = Duration::from_secs(60);
 /// How long a shutdown request may take to be taken note of before the power button is tried.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 
 /// One QEMU's agent port.
 #[derive(Debug)]
 pub(super) struct AgentPort {
-    /// Our end of the port's socket, until the first use makes a client of it.
+    /// The client, made at the first use of the port.
+    client: RefCell<Option<Agent>>,
+    /// Our end of the port's socket until then.
     stream: RefCell<Option<UnixStream>>,
-    /// The client, once the agent has answered.
-    client: watch::Sender<Option<Agent>>,
-    /// The greeting in progress.
-    greeting: RefCell<Option<tokio::task::AbortHandle>>,
+    /// Whether an agent has answered since the guest opened the port.
+    up: watch::Sender<bool>,
+    /// The greeting in progress, and the watch on the guest's addresses that follows it.
+    greeting: RefCell<Option<AbortHandle>>,
 }
 
 impl AgentPort {
     pub(super) fn new(stream: UnixStream) -> Self {
-        let (client, _) = watch::channel(None);
-        Self { stream: RefCell::new(Some(stream)), client, greeting: RefCell::default() }
+        let (up, _) = watch::channel(false);
+        Self {
+            client: RefCell::default(),
+            stream: RefCell::new(Some(stream)),
+            up,
+            greeting: RefCell::default(),
+        }
     }
 
     /// The guest opened the port (QMP `VSERPORT_CHANGE`): greets the agent, and asks it for the guest's addresses.
     pub(super) fn opened(&self, shared: &Rc<Shared>, handle: &Rc<Handle>, kind: Kind) {
         let (shared, handle) = (shared.clone(), handle.clone());
         let task = tokio::task::spawn_local(async move {
-            if let Err(e) = handle.agent.greet().await {
-                tracing::warn!("the guest agent opened its port and did not answer: {e}");
-                return;
-            }
+            let agent = match handle.agent.greet().await {
+                Ok(agent) => agent,
+                Err(e) => {
+                    tracing::warn!("the guest opened its agent's port, and no agent answered: {e}");
+                    return;
+                }
+            };
+            handle.agent.up.send_replace(true);
             shared.tell(Input::AgentUp);
             if kind == Kind::Linux {
-                watch_addresses(&shared, &handle).await;
+                find_addresses(&shared, &agent).await;
             }
         });
         if let Some(earlier) = self.greeting.borrow_mut().replace(task.abort_handle()) {
@@ -59,34 +76,84 @@ impl AgentPort {
         if let Some(greeting) = self.greeting.borrow_mut().take() {
             greeting.abort();
         }
-        if let Some(client) = self.client.send_replace(None) {
-            drop(client);
-        }
+        self.up.send_replace(false);
     }
 
-    async fn greet(&self) -> Result<(), qmp::Error> {
-        todo!()
+    /// The agent, after it has answered. A guest that opens the port before its agent reads it is waited for.
+    async fn greet(&self) -> Result<Agent, ::qmp::Error> {
+        let agent = self.connected().ok_or(::qmp::Error::Closed)?;
+        agent.sync(GREETING).await?;
+        Ok(agent)
+    }
+
+    fn connected(&self) -> Option<Agent> {
+        if let Some(stream) = self.stream.borrow_mut().take() {
+            let connect = || {
+                stream.set_nonblocking(true)?;
+                tokio::net::UnixStream::from_std(stream)
+            };
+            match connect() {
+                Ok(stream) => *self.client.borrow_mut() = Some(Agent::connect(stream)),
+                Err(e) => tracing::error!("cannot use the agent's port: {e}"),
+            }
+        }
+        self.client.borrow().clone()
     }
 
     /// The agent, when it answers.
     pub(super) fn client(&self) -> Result<Agent, Failure> {
-        self.client.borrow().clone().ok_or_else(|| {
-            Failure::new(FailureKind::Agent, "the guest has no agent running")
-                .hint("wait for it with `midge wait NAME agent`; the guest needs the package qemu-guest-agent")
+        let answers = *self.up.borrow();
+        self.client.borrow().clone().filter(|_| answers).ok_or_else(|| {
+            Failure::new(FailureKind::Agent, "no agent answers in the guest").hint(
+                "wait for it with `midge wait NAME agent`; a Linux guest needs the package qemu-guest-agent, a unikernel has none",
+            )
         })
     }
 
     /// Resolves when the agent answers.
     pub(super) async fn up(&self) {
-        let mut client = self.client.subscribe();
-        let _ = client.wait_for(Option::is_some).await;
+        // The sender lives as long as `self`.
+        let _ = self.up.subscribe().wait_for(|up| *up).await;
     }
 
     /// Asks the agent to power the guest off. Answers whether it took note.
     pub(super) async fn shut_down(&self) -> bool {
-        todo!()
+        match self.client() {
+            Ok(agent) => agent.shutdown(Shutdown::Powerdown, SHUTDOWN_DEADLINE).await.is_ok(),
+            Err(_) => false,
+        }
     }
 }
 
-async fn watch_addresses(_shared: &Rc<Shared>, _handle: &Rc<Handle>) {
+/// Asks the agent for the guest's addresses until it has some. Nothing in a guest announces an address to its agent's
+/// client, so this asks again, at growing intervals, and gives up on a guest that gets none.
+async fn find_addresses(shared: &Shared, agent: &Agent) {
+    let given_up = tokio::time::Instant::now() + ADDRESSES;
+    let mut pause = Duration::from_millis(10);
+    while tokio::time::Instant::now() < given_up {
+        match agent.interfaces(AGENT_DEADLINE).await {
+            Ok(interfaces) => {
+                let addresses: Vec<IpAddr> = interfaces
+                    .iter()
+                    .flat_map(|interface| &interface.addresses)
+                    .map(|address| address.ip)
+                    .filter(|ip| is_useful(*ip))
+                    .collect();
+                if addresses.iter().any(IpAddr::is_ipv4) {
+                    return shared.tell(Input::Addresses(addresses));
+                }
+            }
+            Err(e) => tracing::debug!("the agent does not tell the addresses: {e}"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+/// Whether somebody else can reach the guest there.
+fn is_useful(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    }
 }

@@ -115,7 +115,8 @@ pub fn close_unfinished(vm: &VmDir) -> Result<(), StoreError> {
     };
     let now = jiff::Timestamp::now();
     let end = End { cause: Cause::Unknown { detail: detail.to_owned() }, asked_by: None };
-    let last = LastRun { schema: SCHEMA, started: started.unwrap_or(now), ended: now, end: end.clone(), phases };
+    let last =
+        LastRun { schema: SCHEMA, started: started.unwrap_or(now), ended: now, end: end.clone(), phases };
     vm.write_last_run(&last)?;
     super::history::History::open(&vm.events_log()).add(super::history::Happening::Ended(end));
     vm.clear_run();

@@ -11,8 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ::qmp::{Events, Monitor};
 use qapi::qmp;
-use qmp::{Events, Monitor};
 use tokio::task::JoinSet;
 
 use super::control::{Failure, FailureKind};
@@ -83,8 +83,7 @@ impl Link {
             .open(dir.qemu_log())
             .map_err(io("open QEMU's log"))?;
         plan.prepare_ram()?;
-        let resources =
-            plan.resources(dir, monitor.as_raw_fd(), console.as_raw_fd(), agent.as_raw_fd());
+        let resources = plan.resources(dir, monitor.as_raw_fd(), console.as_raw_fd(), agent.as_raw_fd());
         let arguments = machine::arguments(&plan.spec, &plan.qemu, &resources)
             .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
         let before = oom::Snapshot::take();
@@ -94,7 +93,15 @@ impl Link {
         })?;
         // QEMU holds the listening ends now. Without our copies, everything connected ends when QEMU does.
         drop((monitor, console, agent));
-        Ok(Self::watch(shared, plan, process, arguments, Ends { monitor_end, console_end, agent_end }, before, None))
+        Ok(Self::watch(
+            shared,
+            plan,
+            process,
+            arguments,
+            Ends { monitor_end, console_end, agent_end },
+            before,
+            None,
+        ))
     }
 
     /// Takes charge of a QEMU that lost its supervisor: connects to its sockets and asks how it is. Answers nothing
@@ -163,16 +170,33 @@ impl Link {
         let reading = tokio::task::spawn_local(async move {
             match console_end {
                 Ok(stream) => {
-                    let look = |bytes: &[u8]| reader.push(bytes).into_iter().for_each(|s| told.tell(Input::Sign(s)));
+                    let look =
+                        |bytes: &[u8]| reader.push(bytes).into_iter().for_each(|s| told.tell(Input::Sign(s)));
                     console.run(stream, look).await;
                 }
                 Err(e) => tracing::error!("cannot read the console: {e}"),
             }
         });
 
-        let wake = ReadySign { sign: plan.ready.clone(), kind: plan.spec.kind };
-        let speaking = tokio::task::spawn_local(speak(shared.clone(), handle.clone(), ends.monitor_end, connected, wake));
-        tasks.spawn_local(bury(shared.clone(), handle.clone(), before, AbortOnDrop(speaking), AbortOnDrop(reading)));
+        let about = About {
+            ready: plan.ready.clone(),
+            kind: plan.spec.kind,
+            unplugged: machine::unplugged(&plan.spec),
+        };
+        let speaking = tokio::task::spawn_local(speak(
+            shared.clone(),
+            handle.clone(),
+            ends.monitor_end,
+            connected,
+            about,
+        ));
+        tasks.spawn_local(bury(
+            shared.clone(),
+            handle.clone(),
+            before,
+            AbortOnDrop(speaking),
+            AbortOnDrop(reading),
+        ));
         Self { handle, _tasks: tasks }
     }
 
@@ -243,10 +267,12 @@ struct Connected {
     agent_open: bool,
 }
 
-/// How the VM shows that it is ready, for the signs that somebody must look for.
-struct ReadySign {
-    sign: Option<Ready>,
+/// What speaking with a VM's QEMU needs to know of the VM.
+struct About {
+    ready: Option<Ready>,
     kind: Kind,
+    /// Interfaces without a cable.
+    unplugged: Vec<String>,
 }
 
 /// A task that ends with its owner.
@@ -265,7 +291,10 @@ fn tokio_stream(stream: &UnixStream) -> std::io::Result<tokio::net::UnixStream> 
 }
 
 fn status_name(status: &qmp::StatusInfo) -> String {
-    serde_json::to_value(&status.status).ok().and_then(|v| v.as_str().map(ToOwned::to_owned)).unwrap_or_default()
+    serde_json::to_value(&status.status)
+        .ok()
+        .and_then(|v| v.as_str().map(ToOwned::to_owned))
+        .unwrap_or_default()
 }
 
 /// Connects to the monitor and reports its events until QEMU is gone.
@@ -274,7 +303,7 @@ async fn speak(
     handle: Rc<Handle>,
     stream: UnixStream,
     connected: Option<Connected>,
-    ready: ReadySign,
+    about: About,
 ) {
     let (monitor, mut events, adopted, agent_open) = match connected {
         Some(Connected { monitor, events, agent_open }) => (monitor, events, true, agent_open),
@@ -292,9 +321,16 @@ async fn speak(
     };
     *handle.monitor.borrow_mut() = Some(monitor.clone());
     if !adopted {
+        for name in about.unplugged {
+            if let Err(e) =
+                monitor.execute(qmp::set_link { name: name.clone(), up: false }, MONITOR_DEADLINE).await
+            {
+                tracing::error!("cannot take the link of {name} down: {e}");
+            }
+        }
         shared.tell(Input::Event(Event::MonitorUp));
     }
-    if let Some(sign) = ready.sign.filter(|s| matches!(s, Ready::Ssh | Ready::Tcp(_))) {
+    if let Some(sign) = about.ready.filter(|s| matches!(s, Ready::Ssh | Ready::Tcp(_))) {
         let shared = shared.clone();
         let handle = handle.clone();
         tokio::task::spawn_local(async move {
@@ -304,7 +340,7 @@ async fn speak(
         });
     }
     if agent_open {
-        handle.agent.opened(&shared, &handle, ready.kind);
+        handle.agent.opened(&shared, &handle, about.kind);
     }
     let mut no_space = false;
     while let Some(event) = events.recv().await {
@@ -328,11 +364,12 @@ async fn speak(
                 let detail = text("reason");
                 shared.tell(Input::Happened(Happening::DiskError { no_space, detail }));
             }
-            "VSERPORT_CHANGE" if flag("open") => handle.agent.opened(&shared, &handle, ready.kind),
+            "VSERPORT_CHANGE" if flag("open") => handle.agent.opened(&shared, &handle, about.kind),
             "VSERPORT_CHANGE" => handle.agent.closed(),
             // Frequent, and of no consequence to anyone.
             "RTC_CHANGE" | "NIC_RX_FILTER_CHANGED" | "RESET" => {}
-            name => shared.tell(Input::Happened(Happening::Qemu { name: name.to_owned(), data: event.data.clone() })),
+            name => shared
+                .tell(Input::Happened(Happening::Qemu { name: name.to_owned(), data: event.data.clone() })),
         }
     }
 }
@@ -360,7 +397,7 @@ async fn bury(
     })
     .await;
     let killed = matches!(status, Some(super::state::ExitStatus::Signal(9)) | None);
-    let oom = if killed { oom::was_oom_killed(pid, &before) } else { None };
+    let oom = if killed { before.was_oom_killed(pid) } else { None };
     let stderr = std::fs::read(shared.dir.qemu_log()).unwrap_or_default();
     let stderr = tail(&String::from_utf8_lossy(&stderr));
     shared.tell(Input::Event(Event::QemuExited(Exit { status, stderr, oom })));

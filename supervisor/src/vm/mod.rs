@@ -6,6 +6,7 @@ pub mod control;
 mod driver;
 mod end;
 mod guest_agent;
+mod guest_ops;
 mod history;
 mod launch;
 mod link;

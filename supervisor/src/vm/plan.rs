@@ -63,15 +63,16 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         None if spec.boot.kernel.is_some() => None,
         None => image.as_ref().and_then(|i| i.initrd.clone()),
     };
-    let disk = image.as_ref().and_then(|i| i.manifest.disk.as_ref()).map(|_| Disk {
-        path: dir.disk(),
-        format: DiskFormat::Qcow2,
-    });
+    let disk = image
+        .as_ref()
+        .and_then(|i| i.manifest.disk.as_ref())
+        .map(|_| Disk { path: dir.disk(), format: DiskFormat::Qcow2 });
     if let Some(disk) = &disk
         && !disk.path.exists()
     {
         let why = format!("the disk {} is missing", disk.path.display());
-        return Err(Failure::new(FailureKind::NotFound, why).hint("bring it back, or remove the VM and create it anew"));
+        return Err(Failure::new(FailureKind::NotFound, why)
+            .hint("bring it back, or remove the VM and create it anew"));
     }
     let append = append(&spec, image.as_ref(), disk.is_some())?;
     let ready = ready(&spec, image.as_ref())?;
@@ -88,7 +89,21 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         .map(|mac| mac.parse::<Mac>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| Failure::new(FailureKind::Other, format!("the record of the VM is damaged: {e}")))?;
-    Ok(Plan { spec, kind, qemu, accel, ready, notes, kernel, initrd, append, disk, ram, macs, uuid: record.id })
+    Ok(Plan {
+        spec,
+        kind,
+        qemu,
+        accel,
+        ready,
+        notes,
+        kernel,
+        initrd,
+        append,
+        disk,
+        ram,
+        macs,
+        uuid: record.id,
+    })
 }
 
 impl Plan {
@@ -268,8 +283,14 @@ fn check_readable(what: &str, path: &Path) -> Result<PathBuf, Failure> {
 fn check_ports(nets: &[Net]) -> Result<(), Failure> {
     for forward in nets.iter().flat_map(Net::forwards) {
         if let Err(e) = TcpListener::bind((forward.address, forward.host)) {
-            let why = format!("cannot listen on {}:{} for the guest's port {}: {e}", forward.address, forward.host, forward.guest);
-            let next = format!("`ss -ltnp sport = :{}` shows who has it; or choose another port with `-p`", forward.host);
+            let why = format!(
+                "cannot listen on {}:{} for the guest's port {}: {e}",
+                forward.address, forward.host, forward.guest
+            );
+            let next = format!(
+                "`ss -ltnp sport = :{}` shows who has it; or choose another port with `-p`",
+                forward.host
+            );
             return Err(Failure::new(FailureKind::HostUnfit, why).hint(next));
         }
     }
@@ -305,7 +326,8 @@ fn acceleration(spec: &VmSpec, notes: &mut Vec<String>) -> Result<ResolvedAccel,
         }
         (Accel::Kvm, KvmState::Absent { reason, detail }) => {
             let state = KvmState::Absent { reason, detail: detail.clone() };
-            let next = state.next_step().unwrap_or_else(|| "use `--accel tcg` to emulate the guest".to_owned());
+            let next =
+                state.next_step().unwrap_or_else(|| "use `--accel tcg` to emulate the guest".to_owned());
             return Err(unfit(format!("KVM cannot be used: {detail}"), &next));
         }
         (Accel::Auto, KvmState::Emulates { .. }) => "KVM only emulates guest kernels on this host".to_owned(),

@@ -97,8 +97,9 @@ async fn stays_open(address: SocketAddr, monitor: Monitor) -> bool {
 
 /// Whether the console shows a pattern, from the beginning of the run on.
 async fn console_shows(shared: &Rc<Shared>, pattern: &str) -> Result<(), Failure> {
-    let pattern = regex::bytes::Regex::new(pattern)
-        .map_err(|e| Failure::new(FailureKind::Usage, format!("`{pattern}` is not a regular expression: {e}")))?;
+    let pattern = regex::bytes::Regex::new(pattern).map_err(|e| {
+        Failure::new(FailureKind::Usage, format!("`{pattern}` is not a regular expression: {e}"))
+    })?;
     // Listening first and reading what was before second, nothing is missed; what is seen twice does no harm.
     let mut live = shared.console.listen();
     let mut reader = ConsoleReader::new(Kind::Auto, Some(pattern));
@@ -129,8 +130,11 @@ pub(super) async fn forward(monitor: &Monitor, port: u16) -> Result<SocketAddr, 
     match forwarded(monitor, port).await? {
         Some(address) => Ok(address),
         None if said.trim().is_empty() => Err(failed(&"QEMU does not list it")),
-        None => Err(Failure::new(FailureKind::HostUnfit, format!("the guest's port {port} cannot be reached: {}", said.trim()))
-            .hint("the VM needs a user-mode network (`--net user`) for this")),
+        None => Err(Failure::new(
+            FailureKind::HostUnfit,
+            format!("the guest's port {port} cannot be reached: {}", said.trim()),
+        )
+        .hint("the VM needs a user-mode network (`--net user`) for this")),
     }
 }
 
@@ -165,7 +169,9 @@ fn connections(table: &str) -> impl Iterator<Item = Connection> {
     table.lines().filter_map(|line| {
         let (state, rest) = line.trim().strip_prefix("TCP[")?.split_once(']')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
-        let [_fd, source, source_port, _destination, destination_port, ..] = fields.as_slice() else { return None };
+        let [_fd, source, source_port, _destination, destination_port, ..] = fields.as_slice() else {
+            return None;
+        };
         Some(Connection {
             state: state.to_owned(),
             // `*` stands for any address.

@@ -4,17 +4,17 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use base64::Engine as _;
 use serde_json::json;
 
-use super::control::{Conversation, Failure, FailureKind, Reply, Request, Stream, Until};
+use super::control::{Conversation, Failure, FailureKind, Reply, Request, Until};
 use super::phase::PhaseName;
 use super::shared::{Shared, Snapshot};
 use super::state::{Ask, State};
-use super::{AskedBy, End, probe, stats};
+use super::{AskedBy, End, guest_ops, probe, stats};
 
 /// How a request ended, besides in success.
-enum Stopped {
+#[derive(Debug)]
+pub(super) enum Stopped {
     /// The command hung up.
     HungUp,
     /// The request failed.
@@ -89,15 +89,16 @@ async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) 
             json!(null)
         }
         Request::Exec { argv, env, dir, input } => {
-            exec(shared, talk, argv, env, dir, input).await?;
+            let wanted = guest_ops::Wanted { argv, env, dir, input };
+            guest_ops::exec(shared, talk, wanted).await?;
             json!(null)
         }
         Request::ReadFile { path } => {
-            read_file(shared, talk, &path).await?;
+            guest_ops::read_file(shared, talk, &path).await?;
             json!(null)
         }
         Request::WriteFile { path, mode } => {
-            write_file(shared, talk, &path, mode).await?;
+            guest_ops::write_file(shared, talk, &path, mode).await?;
             json!(null)
         }
         Request::Forward { port } => {
@@ -144,7 +145,8 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
                 return Ok(talk.send(&Reply::Ended(end)).await?);
             }
             let name = shared.dir.name();
-            let mut failure = Failure::new(FailureKind::GuestEnded, format!("the guest of `{name}` ended: {end}"));
+            let mut failure =
+                Failure::new(FailureKind::GuestEnded, format!("the guest of `{name}` ended: {end}"));
             failure.end = Some(end);
             return Err(failure.into());
         }

@@ -50,7 +50,10 @@ impl Shared {
     /// The running QEMU's monitor and agent.
     pub(super) fn link(&self) -> Result<Rc<Handle>, Failure> {
         self.link.borrow().clone().ok_or_else(|| {
-            Failure::new(FailureKind::WrongState, format!("the VM `{}` has no running guest", self.dir.name()))
+            Failure::new(
+                FailureKind::WrongState,
+                format!("the VM `{}` has no running guest", self.dir.name()),
+            )
         })
     }
 

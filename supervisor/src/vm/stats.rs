@@ -23,7 +23,10 @@ pub(super) async fn collect(shared: &Rc<Shared>) -> Result<Value, Failure> {
     let memory = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok());
     let kib = |key: &str| memory.as_deref().and_then(|text| rollup(text, key)).map(|k| k * 1024);
     let allocated = |path: &std::path::Path| fs::metadata(path).map(|m| m.blocks() * 512).ok();
-    let blocks = monitor.execute(qmp::query_blockstats { query_nodes: None }, MONITOR_DEADLINE).await.unwrap_or_default();
+    let blocks = monitor
+        .execute(qmp::query_blockstats { query_nodes: None }, MONITOR_DEADLINE)
+        .await
+        .unwrap_or_default();
     let sum = |field: fn(&qmp::BlockDeviceStats) -> i64| blocks.iter().map(|b| field(&b.stats)).sum::<i64>();
     let uptime = run.started.map(|t| jiff::Timestamp::now().duration_since(t).as_secs_f64());
     Ok(json!({
@@ -44,7 +47,8 @@ pub(super) async fn collect(shared: &Rc<Shared>) -> Result<Value, Failure> {
 
 /// A line of `smaps_rollup`, in KiB.
 fn rollup(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse().ok())
 }
 
 /// User and system time of a process: fields 14 and 15 of `/proc/PID/stat` (proc_pid_stat(5)).

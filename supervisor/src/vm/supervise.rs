@@ -38,7 +38,8 @@ pub fn supervise(home: &Home, name: &str) -> ExitCode {
     if nix::unistd::setsid().is_err() {
         tracing::debug!("keeping the session");
     }
-    let level = if std::env::var_os("MIDGE_DEBUG").is_some() { tracing::Level::DEBUG } else { tracing::Level::INFO };
+    let level =
+        if std::env::var_os("MIDGE_DEBUG").is_some() { tracing::Level::DEBUG } else { tracing::Level::INFO };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level).init();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -133,9 +134,13 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let (mut plan, run) = match (orphan, planned) {
         (Some(run), Ok(plan)) => (plan, RunState { supervisor: us, ..run }),
         // Whatever has become of the image or the host: the guest runs, and somebody must watch it.
-        (Some(run), Err(failure)) => (Plan::for_adoption(&record, &run, &failure), RunState { supervisor: us, ..run }),
+        (Some(run), Err(failure)) => {
+            (Plan::for_adoption(&record, &run, &failure), RunState { supervisor: us, ..run })
+        }
         (None, Ok(plan)) if std::env::var_os(launch::ADOPT_ONLY).is_none() => (plan, fresh_run(&record, us)),
-        (None, Ok(_)) => return Err(Failure::new(FailureKind::WrongState, format!("`{name}` is not running"))),
+        (None, Ok(_)) => {
+            return Err(Failure::new(FailureKind::WrongState, format!("`{name}` is not running")));
+        }
         (None, Err(failure)) => return Err(failure),
     };
     let notes = std::mem::take(&mut plan.notes);

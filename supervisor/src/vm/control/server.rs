@@ -30,8 +30,11 @@ impl Conversation {
     pub(in crate::vm) async fn request(&mut self) -> Option<Result<Request, Failure>> {
         let line = self.line().await.ok()??;
         Some(serde_json::from_slice(&line).map_err(|e| {
-            Failure::new(super::FailureKind::Usage, format!("the supervisor does not understand the request: {e}"))
-                .hint("was midge upgraded while the VM runs? Restart the VM to let the new one supervise it")
+            Failure::new(
+                super::FailureKind::Usage,
+                format!("the supervisor does not understand the request: {e}"),
+            )
+            .hint("was midge upgraded while the VM runs? Restart the VM to let the new one supervise it")
         }))
     }
 
