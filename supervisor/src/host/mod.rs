@@ -1,6 +1,5 @@
 //! What this host can do: the QEMU installed, KVM, memory, disk, devices.
 
-
 use std::path::PathBuf;
 
 use crate::spec::Arch;

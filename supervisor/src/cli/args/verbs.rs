@@ -1,0 +1,520 @@
+//! The verbs and their flags.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
+
+use super::values::{self, Place, WaitFor};
+use super::{Output, SetFlags, SpecFlags};
+
+/// What midge can be told to do.
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Verb {
+    /// Create a VM and start it; in the foreground unless -d
+    #[command(alias = "launch")]
+    Run(Box<RunArgs>),
+    /// Create a VM without starting it
+    Create(Box<CreateArgs>),
+    /// Start VMs; one that runs already is left alone
+    Start(StartArgs),
+    /// Stop VMs in good order, by force after a time; one that is stopped is left alone
+    Stop(StopArgs),
+    /// End VMs at once, as by pulling the plug
+    Kill(Names),
+    /// Stop VMs and start them again
+    Restart(RestartArgs),
+    /// Remove VMs, with their disks
+    #[command(aliases = ["delete", "remove"])]
+    Rm(RmArgs),
+    /// Let a VM's CPUs stand still
+    Pause(Names),
+    /// Let a paused VM go on
+    Resume(Names),
+    /// Give a stopped VM another name
+    Rename(RenameArgs),
+    /// Change a stopped VM
+    Set(SetArgs),
+
+    /// List VMs
+    #[command(aliases = ["list", "ps"])]
+    Ls(LsArgs),
+    /// Show everything about VMs, as JSON
+    #[command(aliases = ["info", "show"])]
+    Inspect(Names),
+    /// Show what happened to a VM
+    Events(EventsArgs),
+    /// Show what a guest or its QEMU wrote
+    #[command(alias = "log")]
+    Logs(LogsArgs),
+    /// Show the use of CPU, memory, disk and network
+    Stats(StatsArgs),
+    /// Show the QEMU command line of a VM
+    Cmdline(CmdlineArgs),
+
+    /// Wait until a VM shows a sign, or ends
+    Wait(WaitArgs),
+    /// Show a VM's addresses
+    Ip(IpArgs),
+    /// Log in to a VM, or run a command there, by SSH
+    #[command(alias = "shell")]
+    Ssh(SshArgs),
+    /// Run a command in a VM through its guest agent
+    Exec(ExecArgs),
+    /// Copy files between this host and a VM
+    #[command(alias = "copy")]
+    Cp(CpArgs),
+    /// Use a VM's serial console
+    Console(ConsoleArgs),
+
+    /// Build, list and remove images
+    #[command(subcommand, alias = "images")]
+    Image(ImageVerb),
+
+    /// Check what this host can do
+    Doctor(DoctorArgs),
+    /// Clear away what killed commands, reboots and expired VMs left behind
+    Gc(GcArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Show the versions of midge and QEMU
+    Version(VersionArgs),
+
+    /// The supervisor process of a VM
+    #[command(hide = true)]
+    Supervise(Name),
+    /// Write the man pages to a folder
+    #[command(hide = true)]
+    Man(ManArgs),
+}
+
+/// One VM.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Name {
+    /// The VM.
+    pub(in crate::cli) name: String,
+}
+
+/// One or more VMs.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Names {
+    /// The VMs.
+    #[arg(required = true, value_name = "NAME")]
+    pub(in crate::cli) names: Vec<String>,
+}
+
+/// `create`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: midge create testvm --image debian:12 --cpus 1 --memory 512M --disk 5G")]
+pub(in crate::cli) struct CreateArgs {
+    /// The VM's name; made up when absent.
+    #[arg(value_name = "NAME")]
+    pub(in crate::cli) positional: Option<String>,
+    /// The VM's name, as a flag.
+    #[arg(long, conflicts_with = "positional")]
+    pub(in crate::cli) name: Option<String>,
+    /// Succeed when a VM of this name exists already, and leave it as it is.
+    #[arg(long)]
+    pub(in crate::cli) if_not_exists: bool,
+    /// Print the VM's description as JSON and create nothing.
+    #[arg(long)]
+    pub(in crate::cli) dry_run: bool,
+    #[command(flatten)]
+    pub(in crate::cli) spec: SpecFlags,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without -d and without a command, run shows the guest's serial console and ends with the guest. On a terminal,
+keys go to the guest and Ctrl-] leaves it running in the background. Otherwise the first SIGINT, SIGTERM or
+SIGHUP stops the guest in good order and the second one ends it at once.
+
+With a command, the VM is a fresh one that is removed afterwards, also after Ctrl-C or a failure.
+
+Examples:
+  midge run hello
+  midge run debian --name web -d --wait -p 8080:80
+  midge run debian:12 -- uname -a")]
+pub(in crate::cli) struct RunArgs {
+    /// An image, or a kernel file (a path with a `/`, or a file that exists).
+    #[arg(value_name = "IMAGE|KERNEL_FILE", conflicts_with_all = ["image", "kernel"], required_unless_present_any = ["image", "kernel", "spec"], value_hint = ValueHint::AnyPath)]
+    pub(in crate::cli) target: Option<String>,
+    /// The VM's name; made up when absent.
+    #[arg(short, long)]
+    pub(in crate::cli) name: Option<String>,
+    /// Leave the VM running in the background and print its name.
+    #[arg(short, long)]
+    pub(in crate::cli) detach: bool,
+    /// Wait until the guest is ready or shows this sign: agent, ssh, ip, tcp:PORT or serial:REGEX. Needs -d.
+    #[arg(long, value_name = "SIGN", num_args = 0..=1, require_equals = true, default_missing_value = "ready", value_parser = values::wait_for, requires = "detach")]
+    pub(in crate::cli) wait: Option<WaitFor>,
+    /// How long to wait for --wait, or for the guest's agent before a command; default 300s.
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub(in crate::cli) timeout: Option<Duration>,
+    /// Print the VM's description as JSON and do nothing.
+    #[arg(long)]
+    pub(in crate::cli) dry_run: bool,
+    #[command(flatten)]
+    pub(in crate::cli) spec: SpecFlags,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+    /// Run this command in a fresh VM, pass on its output and exit code, and remove the VM.
+    #[arg(last = true, value_name = "CMD", conflicts_with_all = ["detach", "wait"])]
+    pub(in crate::cli) command: Vec<String>,
+}
+
+/// `start`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StartArgs {
+    /// The VMs.
+    #[arg(required = true, value_name = "NAME")]
+    pub(in crate::cli) names: Vec<String>,
+    /// Wait until the guest is ready or shows this sign (agent, ssh, ip, tcp:PORT or serial:REGEX), and show each
+    /// phase as it comes.
+    #[arg(long, value_name = "SIGN", num_args = 0..=1, require_equals = true, default_missing_value = "ready", value_parser = values::wait_for)]
+    pub(in crate::cli) wait: Option<WaitFor>,
+    /// How long to wait; default 300s. The VM goes on when the time is over.
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub(in crate::cli) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `stop`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StopArgs {
+    /// The VMs.
+    #[arg(required = true, value_name = "NAME")]
+    pub(in crate::cli) names: Vec<String>,
+    /// How long a guest may take before it is ended by force.
+    #[arg(short, long, value_name = "TIME", value_parser = values::duration, default_value = "30s")]
+    pub(in crate::cli) timeout: Duration,
+    /// Use force at once.
+    #[arg(short, long)]
+    pub(in crate::cli) force: bool,
+}
+
+/// `restart`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RestartArgs {
+    #[command(flatten)]
+    pub(in crate::cli) stop: StopArgs,
+    /// Wait until the guest is ready or shows this sign.
+    #[arg(long, value_name = "SIGN", num_args = 0..=1, require_equals = true, default_missing_value = "ready", value_parser = values::wait_for)]
+    pub(in crate::cli) wait: Option<WaitFor>,
+    /// How long to wait for that; default 300s.
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub(in crate::cli) wait_timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `rm`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RmArgs {
+    /// The VMs.
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    pub(in crate::cli) names: Vec<String>,
+    /// End those that run first; remove also VMs whose record is damaged.
+    #[arg(short, long)]
+    pub(in crate::cli) force: bool,
+    /// Every VM.
+    #[arg(long)]
+    pub(in crate::cli) all: bool,
+    /// Succeed when there is no such VM.
+    #[arg(long)]
+    pub(in crate::cli) if_exists: bool,
+}
+
+/// `rename`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RenameArgs {
+    /// The VM.
+    pub(in crate::cli) name: String,
+    /// Its new name.
+    #[arg(value_name = "NEW_NAME")]
+    pub(in crate::cli) new: String,
+}
+
+/// `set`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SetArgs {
+    /// The VM.
+    pub(in crate::cli) name: String,
+    #[command(flatten)]
+    pub(in crate::cli) change: SetFlags,
+}
+
+/// `ls`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct LsArgs {
+    /// All VMs, which is the default.
+    #[arg(short, long)]
+    pub(in crate::cli) all: bool,
+    /// Only VMs that run.
+    #[arg(long, conflicts_with = "all")]
+    pub(in crate::cli) running: bool,
+    /// Only VMs with this label; repeatable, all must fit.
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(in crate::cli) label: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `events`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct EventsArgs {
+    /// The VM.
+    pub(in crate::cli) name: String,
+    /// Go on as events come, until the VM is removed.
+    #[arg(short, long)]
+    pub(in crate::cli) follow: bool,
+    /// Only the last N.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(in crate::cli) tail: Option<usize>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// Which log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum LogSource {
+    /// What the guest wrote on its serial console.
+    #[value(alias = "console")]
+    Serial,
+    /// What QEMU wrote on stderr.
+    Qemu,
+    /// What the VM's supervisor had to say.
+    #[value(alias = "tool")]
+    Midge,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct LogsArgs {
+    /// The VM.
+    pub(in crate::cli) name: String,
+    /// Which log.
+    #[arg(long, value_enum, default_value = "serial")]
+    pub(in crate::cli) source: LogSource,
+    /// Go on as more is written, until the VM is removed.
+    #[arg(short, long)]
+    pub(in crate::cli) follow: bool,
+    /// Only the last N lines.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(in crate::cli) tail: Option<usize>,
+}
+
+/// `stats`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StatsArgs {
+    /// The VMs; all that run when none is named.
+    #[arg(value_name = "NAME")]
+    pub(in crate::cli) names: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `cmdline`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CmdlineArgs {
+    /// The VM. The command line in use while it runs, else the one that it would be started with.
+    pub(in crate::cli) name: String,
+    /// Show how it differs from that of another VM.
+    #[arg(long, value_name = "OTHER")]
+    pub(in crate::cli) diff: Option<String>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `wait`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct WaitArgs {
+    /// The VM.
+    pub(in crate::cli) name: String,
+    /// ready, agent, ssh, ip, tcp:PORT, serial:REGEX; or exit (also written stopped).
+    #[arg(value_name = "WHAT", default_value = "ready", value_parser = values::wait_for)]
+    pub(in crate::cli) what: WaitFor,
+    /// How long to wait; default 300s, and for ever for `exit`.
+    #[arg(short, long, value_name = "TIME", value_parser = values::duration)]
+    pub(in crate::cli) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `ip`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct IpArgs {
+    /// The VM.
+    pub(in crate::cli) name: String,
+    /// Wait this long for an address; default 30s.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s", value_parser = values::duration)]
+    pub(in crate::cli) wait: Option<Duration>,
+    /// Only IPv4 addresses.
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    pub(in crate::cli) ipv4: bool,
+    /// Only IPv6 addresses.
+    #[arg(short = '6', long)]
+    pub(in crate::cli) ipv6: bool,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `ssh`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SshArgs {
+    /// The VM.
+    pub(in crate::cli) name: String,
+    /// Log in as this user.
+    #[arg(short, long, default_value = "root")]
+    pub(in crate::cli) login: String,
+    /// A command to run there instead of a shell. Words are joined with blanks, as ssh(1) does.
+    #[arg(last = true, value_name = "CMD")]
+    pub(in crate::cli) command: Vec<String>,
+}
+
+/// `exec`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Ends with the command's exit code (128 + the signal that ended it); 125 is midge's own failure, 127 a program
+that the guest lacks. The command runs without a shell and without a terminal: for those, use `midge ssh`.")]
+pub(in crate::cli) struct ExecArgs {
+    /// Give the command this command's stdin, which is read whole first (at most 8 MiB).
+    #[arg(short, long)]
+    pub(in crate::cli) interactive: bool,
+    /// A terminal is not offered by the guest agent; `midge ssh` has one.
+    #[arg(short, long, hide = true)]
+    pub(in crate::cli) tty: bool,
+    /// The folder to run it in.
+    #[arg(short, long, value_name = "DIR")]
+    pub(in crate::cli) workdir: Option<String>,
+    /// A variable for its environment; repeatable.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = values::key_value)]
+    pub(in crate::cli) env: Vec<(String, String)>,
+    /// How long it may take; for ever when absent.
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub(in crate::cli) timeout: Option<Duration>,
+    /// The VM.
+    pub(in crate::cli) name: String,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub(in crate::cli) command: Vec<String>,
+}
+
+/// `cp`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Files travel through the guest agent, so a guest without a network will do. `-` is stdin or stdout.
+With -r, a folder travels as a tar archive that is kept in the guest's /tmp meanwhile.")]
+pub(in crate::cli) struct CpArgs {
+    /// Copy folders with all that is in them.
+    #[arg(short, long)]
+    pub(in crate::cli) recursive: bool,
+    /// From: PATH, - or NAME:/PATH.
+    #[arg(value_name = "SRC", value_parser = values::place, allow_hyphen_values = true)]
+    pub(in crate::cli) source: Place,
+    /// To: PATH, - or NAME:/PATH.
+    #[arg(value_name = "DST", value_parser = values::place, allow_hyphen_values = true)]
+    pub(in crate::cli) target: Place,
+}
+
+/// `console`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ConsoleArgs {
+    /// The VM. Ctrl-] leaves its console.
+    pub(in crate::cli) name: String,
+}
+
+/// `image`.
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum ImageVerb {
+    /// Build an image, such as debian:12; one that is there already is left alone
+    Build(ImageBuildArgs),
+    /// List images
+    #[command(alias = "list")]
+    Ls(ImageLsArgs),
+    /// Remove images
+    #[command(alias = "delete")]
+    Rm(ImageNames),
+    /// Show an image's manifest, as JSON
+    #[command(alias = "show")]
+    Inspect(Name),
+    /// Check images against their digests
+    Verify(ImageVerifyArgs),
+}
+
+/// `image build`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ImageBuildArgs {
+    /// What to build.
+    #[arg(value_name = "IMAGE")]
+    pub(in crate::cli) name: String,
+    /// Build it also when it is there already.
+    #[arg(long)]
+    pub(in crate::cli) rebuild: bool,
+}
+
+/// `image ls`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ImageLsArgs {
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `image rm`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ImageNames {
+    /// The images.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(in crate::cli) names: Vec<String>,
+}
+
+/// `image verify`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ImageVerifyArgs {
+    /// The images; all when none is named.
+    #[arg(value_name = "IMAGE")]
+    pub(in crate::cli) names: Vec<String>,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DoctorArgs {
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `gc`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct GcArgs {
+    /// Only say what would be cleared away.
+    #[arg(long)]
+    pub(in crate::cli) dry_run: bool,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CompletionsArgs {
+    /// The shell.
+    pub(in crate::cli) shell: clap_complete::Shell,
+}
+
+/// `version`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct VersionArgs {
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `man`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ManArgs {
+    /// The folder.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(in crate::cli) folder: PathBuf,
+}

@@ -1,0 +1,285 @@
+//! `cp`: files and folders between this host and a guest, through the guest's agent.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::cli::args::{CpArgs, Place};
+use crate::cli::context::Context;
+use crate::cli::deadline::{Deadline, call};
+use crate::cli::exit::{ExitKind, Failed};
+use crate::cli::{Outcome, output};
+use crate::store::VmDir;
+use crate::vm::control::{Client, ClientError, Reply, Request};
+
+use super::exec::{decode, execute};
+
+/// How much of a file goes into one line: the agent's messages are bounded, and base64 takes threes.
+const PIECE: usize = 48 << 10;
+
+/// `midge cp`.
+pub(super) fn cp(context: &Context, args: &CpArgs) -> Outcome {
+    match (&args.source, &args.target) {
+        (Place::Guest { name, path }, target @ (Place::Host(_) | Place::Stream)) => {
+            let guest = Guest { context, vm: context.vm(name)? };
+            match target {
+                Place::Host(target) if args.recursive => guest.get_folder(path, target)?,
+                Place::Host(target) => guest.get_file(path, target)?,
+                _ => guest.read(path, output::bytes)?,
+            }
+        }
+        (source @ (Place::Host(_) | Place::Stream), Place::Guest { name, path }) => {
+            let guest = Guest { context, vm: context.vm(name)? };
+            match source {
+                Place::Host(source) if args.recursive => guest.put_folder(source, path)?,
+                Place::Host(source) => guest.put_file(source, path)?,
+                _ => guest.write(&mut io::stdin().lock(), path, None)?,
+            }
+        }
+        (Place::Guest { .. }, Place::Guest { .. }) => {
+            let failed = Failed::new(ExitKind::Usage, "both sides are guests");
+            return Err(
+                failed.hint("copy to this host first, or through a pipe: midge cp A:/x - | midge cp - B:/x")
+            );
+        }
+        _ => return Err(Failed::new(ExitKind::Usage, "neither side is a guest: write it as NAME:/path")),
+    }
+    Ok(0)
+}
+
+/// A guest's files.
+struct Guest<'a> {
+    context: &'a Context,
+    vm: VmDir,
+}
+
+impl Guest<'_> {
+    fn connect(&self) -> Result<Client, Failed> {
+        self.context.connect(&self.vm)
+    }
+
+    /// Hands a file of the guest to `sink`.
+    fn read(&self, path: &str, mut sink: impl FnMut(&[u8]) -> Result<(), Failed>) -> Result<(), Failed> {
+        let request = Request::ReadFile { path: path.to_owned() };
+        call(&mut self.connect()?, &request, Deadline::after(None), |reply| match reply {
+            Reply::Output { data, .. } => sink(&decode(&data)?),
+            _ => Ok(()),
+        })?;
+        Ok(())
+    }
+
+    /// Writes a file of the guest.
+    fn write(&self, from: &mut impl Read, path: &str, mode: Option<u32>) -> Result<(), Failed> {
+        let mut client = self.connect()?;
+        client.send(&Request::WriteFile { path: path.to_owned(), mode })?;
+        let mut sent = send_all(&mut client, from);
+        if let Err(Sending::Reading(e)) = sent {
+            return Err(Failed::io("cannot read what is to be copied", e));
+        }
+        loop {
+            match (client.receive(), sent) {
+                (Ok(Reply::Done { .. }), _) => return Ok(()),
+                (Ok(_), before) => sent = before,
+                // A supervisor that hung up in the middle has said why.
+                (Err(refused @ ClientError::Refused(_)), _) => return Err(refused.into()),
+                (Err(_), Err(Sending::Talking(error))) => return Err(error.into()),
+                (Err(error), _) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Copies a file of the guest to one of this host, which appears whole or not at all.
+    fn get_file(&self, path: &str, target: &Path) -> Result<(), Failed> {
+        let target = if target.is_dir() { target.join(file_name(path)?) } else { target.to_owned() };
+        if target.exists() && !target.is_file() {
+            // A device or a pipe: nothing to replace.
+            let mut file =
+                File::options().write(true).open(&target).map_err(|e| cannot("open", &target, e))?;
+            return self.read(path, |bytes| file.write_all(bytes).map_err(|e| cannot("write", &target, e)));
+        }
+        let folder =
+            target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new()
+            .prefix(".midge-cp-")
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(folder)
+            .map_err(|e| cannot("create a file in", folder, e))?;
+        self.read(path, |bytes| file.write_all(bytes).map_err(|e| cannot("write", &target, e)))?;
+        file.persist(&target).map_err(|e| cannot("rename into place", &target, e.error))?;
+        Ok(())
+    }
+
+    /// Copies a file of this host to one of the guest.
+    fn put_file(&self, source: &Path, path: &str) -> Result<(), Failed> {
+        let file = File::open(source).map_err(|e| cannot("open", source, e))?;
+        let meta = file.metadata().map_err(|e| cannot("look at", source, e))?;
+        if meta.is_dir() {
+            let failed = Failed::new(ExitKind::Usage, format!("{} is a folder", source.display()));
+            return Err(failed.hint("copy it with -r"));
+        }
+        let path = match path.strip_suffix('/') {
+            Some(folder) => format!("{folder}/{}", file_name(&source.to_string_lossy())?),
+            None => path.to_owned(),
+        };
+        self.write(&mut BufReader::new(file), &path, Some(meta.permissions().mode() & 0o777))
+    }
+
+    /// Copies a folder of the guest into one of this host.
+    fn get_folder(&self, path: &str, target: &Path) -> Result<(), Failed> {
+        fs::create_dir_all(target).map_err(|e| cannot("create", target, e))?;
+        let archive = archive_name();
+        let whole = path.trim_end_matches('/');
+        let (parent, name) = match whole.rsplit_once('/') {
+            Some((parent, name)) => (if parent.is_empty() { "/" } else { parent }, name),
+            None => ("/", "."),
+        };
+        let name = if name.is_empty() { "." } else { name };
+        self.with_archive(&archive, || {
+            self.run(&["tar", "-C", parent, "-cf", &archive, "--", name])?;
+            let mut tar = Tar::start(
+                Command::new("tar").arg("-C").arg(target).args(["-xf", "-"]).stdin(Stdio::piped()),
+            )?;
+            let mut pipe = tar.child.stdin.take();
+            let read = self.read(&archive, |bytes| match &mut pipe {
+                Some(pipe) => pipe.write_all(bytes).map_err(|e| Failed::io("cannot write to tar", e)),
+                None => Ok(()),
+            });
+            drop(pipe);
+            tar.end().and(read)
+        })
+    }
+
+    /// Copies a folder of this host into one of the guest.
+    fn put_folder(&self, source: &Path, path: &str) -> Result<(), Failed> {
+        let source = fs::canonicalize(source).map_err(|e| cannot("find", source, e))?;
+        let (parent, name) = match (source.parent(), source.file_name()) {
+            (Some(parent), Some(name)) => (parent.to_owned(), PathBuf::from(name)),
+            _ => (PathBuf::from("/"), PathBuf::from(".")),
+        };
+        let archive = archive_name();
+        self.with_archive(&archive, || {
+            let mut tar = Tar::start(
+                Command::new("tar")
+                    .arg("-C")
+                    .arg(parent)
+                    .args(["-cf", "-", "--"])
+                    .arg(name)
+                    .stdout(Stdio::piped()),
+            )?;
+            let written = match tar.child.stdout.take() {
+                Some(mut pipe) => self.write(&mut pipe, &archive, Some(0o600)),
+                None => Ok(()),
+            };
+            written.and(tar.end())?;
+            self.run(&["mkdir", "-p", "--", path])?;
+            self.run(&["tar", "-C", path, "-xf", &archive])
+        })
+    }
+
+    /// Removes the archive in the guest whatever happened.
+    fn with_archive(&self, archive: &str, act: impl FnOnce() -> Result<(), Failed>) -> Result<(), Failed> {
+        let done = act();
+        let cleared = self.run(&["rm", "-f", "--", archive]);
+        done.and(cleared)
+    }
+
+    fn run(&self, argv: &[&str]) -> Result<(), Failed> {
+        let request = Request::Exec {
+            argv: argv.iter().map(ToString::to_string).collect(),
+            env: std::collections::BTreeMap::default(),
+            dir: None,
+            input: None,
+        };
+        match execute(&mut self.connect()?, &request, Deadline::after(None))? {
+            0 => Ok(()),
+            code => Err(Failed::new(
+                ExitKind::Other,
+                format!("`{}` ended with {code} in the guest", argv.join(" ")),
+            )),
+        }
+    }
+}
+
+/// What went wrong while a file was being sent.
+enum Sending {
+    Reading(io::Error),
+    Talking(ClientError),
+}
+
+fn send_all(client: &mut Client, from: &mut impl Read) -> Result<(), Sending> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        // Whole pieces, also from a pipe that gives little at a time.
+        let mut filled = 0;
+        while filled < piece.len() {
+            match from.read(&mut piece[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Sending::Reading(e)),
+            }
+        }
+        if filled == 0 {
+            return client.send_raw(b"\n").map_err(Sending::Talking);
+        }
+        let mut line = BASE64.encode(&piece[..filled]);
+        line.push('\n');
+        client.send_raw(line.as_bytes()).map_err(Sending::Talking)?;
+    }
+}
+
+/// A local tar(1).
+struct Tar {
+    child: Child,
+}
+
+impl Tar {
+    fn start(command: &mut Command) -> Result<Self, Failed> {
+        let child = command.spawn().map_err(|e| {
+            let failed = Failed::io("cannot run tar", e);
+            Failed { kind: ExitKind::HostUnfit, ..failed }.hint("install it: apt install tar")
+        })?;
+        Ok(Self { child })
+    }
+
+    fn end(mut self) -> Result<(), Failed> {
+        match self.child.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(Failed::new(ExitKind::Other, format!("tar ended with {status}"))),
+            Err(e) => Err(Failed::io("cannot wait for tar", e)),
+        }
+    }
+}
+
+fn archive_name() -> String {
+    format!("/tmp/.midge-cp-{}.tar", uuid::Uuid::new_v4().simple())
+}
+
+fn file_name(path: &str) -> Result<&str, Failed> {
+    let name = path.rsplit('/').next().filter(|name| !matches!(*name, "" | "." | ".."));
+    name.ok_or_else(|| {
+        Failed::new(ExitKind::Usage, format!("`{path}` does not end with a file's name; folders need -r"))
+    })
+}
+
+fn cannot(what: &str, path: &Path, error: io::Error) -> Failed {
+    Failed::io(format!("cannot {what} {}", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files() {
+        assert_eq!(file_name("/etc/motd").unwrap(), "motd");
+        for path in ["/etc/", "/", "/.."] {
+            assert_eq!(file_name(path).unwrap_err().kind, ExitKind::Usage, "{path}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! `create`, and the making of a VM that `run` shares.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::cli::args::{CreateArgs, SpecFlags};
+use crate::cli::context::Context;
+use crate::cli::draft::{self, Draft};
+use crate::cli::exit::{ExitKind, Failed};
+use crate::cli::images;
+use crate::cli::{Outcome, output, ssh_key};
+use crate::image::Image;
+use crate::spec::{Kind, Mac, VmSpec};
+use crate::store::{Home, Record, SCHEMA, StoreError, VmDir};
+
+/// How often a MAC address is drawn anew when it is in use: with 2^24 of them, twice is rare already.
+const DRAWS: usize = 64;
+
+/// `midge create`.
+pub(super) fn create(context: &Context, args: &CreateArgs) -> Outcome {
+    let name = args.positional.as_deref().or(args.name.as_deref());
+    if args.if_not_exists
+        && !args.dry_run
+        && let Some(name) = name
+        && context.home()?.existing_vm(name).is_ok()
+    {
+        output::line(name)?;
+        return Ok(0);
+    }
+    let spec = draft::spec(&Draft { flags: &args.spec, name, target: None })?;
+    if args.dry_run {
+        output::json_pretty(&spec)?;
+        return Ok(0);
+    }
+    let made = make(context, spec, arch_given(&args.spec));
+    let name = match made {
+        Ok((vm, record)) => {
+            if args.output.json() {
+                output::json(&Created { name: vm.name(), record: &record })?;
+                return Ok(0);
+            }
+            vm.name().to_owned()
+        }
+        // Made by another command at this very moment.
+        Err(failed) if args.if_not_exists && is_taken(&failed) => name.unwrap_or_default().to_owned(),
+        Err(failed) => return Err(failed),
+    };
+    output::line(name)?;
+    Ok(0)
+}
+
+#[derive(Serialize)]
+struct Created<'a> {
+    name: &'a str,
+    record: &'a Record,
+}
+
+fn is_taken(failed: &Failed) -> bool {
+    matches!(failed.error.downcast_ref(), Some(StoreError::Taken(_)))
+}
+
+/// Whether the user chose the instruction set, as against leaving it to the image.
+pub(super) fn arch_given(flags: &SpecFlags) -> bool {
+    flags.arch.is_some() || flags.spec.is_some()
+}
+
+/// Makes a VM: its image is found or built, its disk and addresses are made, and its record appears last and whole.
+pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Result<(VmDir, Record), Failed> {
+    let home = context.home()?;
+    // What killed commands left is cleared by the next one that adds something.
+    home.sweep()?;
+    if home.vm(&spec.name).state_dir().exists() {
+        // Before an image is built for nothing.
+        return Err(StoreError::Taken(spec.name).into());
+    }
+    let image = match &spec.boot.image {
+        Some(name) => Some(images::find(context, name, true)?),
+        None => None,
+    };
+    if let Some(image) = &image {
+        fit(context, &mut spec, image, arch_given)?;
+    }
+    if linux(&spec, image.as_ref()) {
+        match ssh_key::ensure(home) {
+            Ok(key) if !spec.ssh_keys.contains(&key) => spec.ssh_keys.push(key),
+            Ok(_) => {}
+            // The VM is of use without it: there are the console and the agent.
+            Err(failed) => context.voice.note(format_args!("`midge ssh` will not work: {:#}", failed.error)),
+        }
+    }
+    spec.validate().map_err(draft::wrong)?;
+    let record = Record {
+        schema: SCHEMA,
+        id: uuid::Uuid::new_v4(),
+        created: jiff::Timestamp::now(),
+        image: image.as_ref().map(|image| image.manifest.clone()),
+        macs: macs(home, &spec)?,
+        spec,
+    };
+    let vm = home.create_vm(&record, |folder| -> Result<(), Failed> {
+        match &image {
+            Some(image) if image.manifest.disk.is_some() => {
+                images::make_disk(image, &folder.join("disk.qcow2"), record.spec.disk)
+            }
+            _ => Ok(()),
+        }
+    })?;
+    context.voice.detail(format_args!("created `{}`", vm.name()));
+    Ok((vm, record))
+}
+
+/// Brings a spec and its image together.
+fn fit(context: &Context, spec: &mut VmSpec, image: &Image, arch_given: bool) -> Result<(), Failed> {
+    let manifest = &image.manifest;
+    // The record names the image that was meant, also when `debian` means another one tomorrow.
+    spec.boot.image = Some(manifest.name.clone());
+    if manifest.arch != spec.arch {
+        if arch_given {
+            let text = format!(
+                "the image `{}` is for {}, and --arch says {}",
+                manifest.name, manifest.arch, spec.arch
+            );
+            return Err(Failed::new(ExitKind::Usage, text));
+        }
+        spec.arch = manifest.arch;
+    }
+    match (&manifest.disk, spec.disk) {
+        (None, Some(_)) => {
+            context
+                .voice
+                .note(format_args!("the image `{}` has no disk: --disk has no effect", manifest.name));
+        }
+        (Some(disk), Some(size)) if size.bytes() < disk.virtual_size => {
+            let least = crate::spec::Size::from_bytes(disk.virtual_size);
+            let text = format!("the disk of `{}` is {least}, and --disk {size} is smaller", manifest.name);
+            return Err(Failed::new(ExitKind::Usage, text)
+                .hint(format!("ask for {least} or more, or leave --disk away")));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn linux(spec: &VmSpec, image: Option<&Image>) -> bool {
+    match spec.kind {
+        Kind::Auto => image.is_some_and(|image| image.manifest.kind == Kind::Linux),
+        kind => kind == Kind::Linux,
+    }
+}
+
+/// The MAC address of each interface: the spec's, or one that no VM here has.
+fn macs(home: &Home, spec: &VmSpec) -> Result<Vec<String>, Failed> {
+    let others = home.vm_names()?.into_iter().filter_map(|name| home.vm(&name).record().ok());
+    let mut used: BTreeSet<String> = others.flat_map(|record| record.macs).collect();
+    let mut macs = Vec::new();
+    for net in &spec.nets {
+        let mac = match net.mac() {
+            Some(mac) if used.contains(&mac.to_string()) => {
+                return Err(Failed::new(
+                    ExitKind::Usage,
+                    format!("the MAC address {mac} belongs to another VM"),
+                ));
+            }
+            Some(mac) => mac.to_string(),
+            None => (0..DRAWS)
+                .map(|_| Mac::random().to_string())
+                .find(|mac| !used.contains(mac))
+                .ok_or_else(|| Failed::new(ExitKind::Other, "no MAC address is free"))?,
+        };
+        used.insert(mac.clone());
+        macs.push(mac);
+    }
+    Ok(macs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().join("home"), folder.path().join("run"));
+        (folder, home)
+    }
+
+    fn record(spec: VmSpec, macs: Vec<String>) -> Record {
+        let (id, created) = (uuid::Uuid::new_v4(), jiff::Timestamp::now());
+        Record { schema: SCHEMA, id, created, spec, image: None, macs }
+    }
+
+    #[test]
+    fn a_mac_of_another_vm_is_refused_and_a_made_up_one_is_local() {
+        let (_folder, home) = home();
+        let mut spec = VmSpec::named("web");
+        spec.boot.image = Some("hello".to_owned());
+        let macs = macs(&home, &spec).unwrap();
+        let first = u8::from_str_radix(&macs[0][..2], 16).unwrap();
+        assert_eq!(first & 0b11, 0b10, "locally administered, unicast: {macs:?}");
+
+        home.create_vm(&record(spec.clone(), macs.clone()), |_| Ok::<_, Failed>(())).unwrap();
+        spec.nets = vec![crate::spec::Net::None { mac: Some(macs[0].parse().unwrap()) }];
+        assert_eq!(super::macs(&home, &spec).unwrap_err().kind, ExitKind::Usage);
+    }
+}

@@ -1,0 +1,106 @@
+//! `image build`, `ls`, `rm`, `inspect`, `verify`.
+
+use serde::Serialize;
+
+use crate::cli::args::{Format, ImageVerb, Output};
+use crate::cli::context::{Context, each};
+use crate::cli::table::Table;
+use crate::cli::{Outcome, images, output, units};
+use crate::image::Manifest;
+
+/// `midge image`.
+pub(super) fn image(context: &Context, verb: &ImageVerb) -> Outcome {
+    match verb {
+        ImageVerb::Build(args) => {
+            let image = images::build_named(context, &args.name, args.rebuild)?;
+            output::line(&image.manifest.name)?;
+            Ok(0)
+        }
+        ImageVerb::Ls(args) => ls(context, args.output),
+        ImageVerb::Rm(args) => each(&args.names, |name| images::remove(context, name)),
+        ImageVerb::Inspect(args) => {
+            let image = images::find(context, &args.name, false)?;
+            output::json_pretty(&Inspected { folder: &image.folder, manifest: &image.manifest })?;
+            Ok(0)
+        }
+        ImageVerb::Verify(args) => verify(context, &args.names),
+    }
+}
+
+#[derive(Serialize)]
+struct Inspected<'a> {
+    folder: &'a std::path::Path,
+    manifest: &'a Manifest,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    name: &'a str,
+    digest: &'a str,
+    kind: crate::spec::Kind,
+    arch: crate::spec::Arch,
+    created: &'a str,
+    size_bytes: u64,
+    source: &'a str,
+}
+
+fn ls(context: &Context, format: Output) -> Outcome {
+    let listing = images::list(context)?;
+    for (name, error) in &listing.damaged {
+        let error = anyhow::Error::msg(error.to_string());
+        context.voice.note(format_args!("the image in the folder `{name}` is left out: {error:#}"));
+    }
+    let manifests = || listing.images.iter().map(|image| &image.manifest);
+    match format.format {
+        _ if context.voice.quiet => {
+            output::print(|out| manifests().try_for_each(|m| writeln!(out, "{}", m.name)))?
+        }
+        Format::Name => output::print(|out| manifests().try_for_each(|m| writeln!(out, "{}", m.name)))?,
+        Format::Json => output::json_lines(manifests().map(|m| Line {
+            name: &m.name,
+            digest: &m.digest,
+            kind: m.kind,
+            arch: m.arch,
+            created: &m.created,
+            size_bytes: size(m),
+            source: &m.source,
+        }))?,
+        Format::Table | Format::Wide => {
+            let mut table = Table::new(["NAME", "KIND", "ARCH", "SIZE", "DISK", "CREATED", "DIGEST"]);
+            for m in manifests() {
+                table.row([
+                    m.name.clone(),
+                    m.kind.to_string(),
+                    m.arch.to_string(),
+                    units::bytes(size(m)),
+                    m.disk.as_ref().map(|disk| units::bytes(disk.virtual_size)).unwrap_or_default(),
+                    m.created.parse().map_or_else(|_| m.created.clone(), units::moment),
+                    m.digest.strip_prefix("sha256:").unwrap_or(&m.digest).chars().take(12).collect(),
+                ]);
+            }
+            output::table(&table)?;
+        }
+    }
+    Ok(0)
+}
+
+/// What an image's files take.
+fn size(manifest: &Manifest) -> u64 {
+    let disk = manifest.disk.as_ref().map(|disk| &disk.part);
+    [disk, manifest.kernel.as_ref(), manifest.initrd.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|part| part.size)
+        .sum()
+}
+
+fn verify(context: &Context, names: &[String]) -> Outcome {
+    let names = match names {
+        [] => images::list(context)?.images.into_iter().map(|image| image.manifest.name).collect(),
+        names => names.to_vec(),
+    };
+    each(&names, |name| {
+        images::verify(context, name)?;
+        output::line(format_args!("{name}: its files are those of its digests"))
+    })
+}

@@ -1,0 +1,84 @@
+//! `rm`.
+
+use std::time::Duration;
+
+use crate::cli::Outcome;
+use crate::cli::args::RmArgs;
+use crate::cli::context::{Context, each};
+use crate::cli::describe;
+use crate::cli::exit::{ExitKind, Failed};
+use crate::host::proc::{ProcessId, Signal};
+use crate::store::{RunState, Status, StoreError, VmDir};
+use crate::vm::control::Request;
+
+/// How often a VM that starts again is ended before giving up.
+const ATTEMPTS: usize = 5;
+/// How long a killed process may take to vanish.
+const VANISH: Duration = Duration::from_secs(10);
+
+/// `midge rm`.
+pub(super) fn rm(context: &Context, args: &RmArgs) -> Outcome {
+    let names = if args.all { context.home()?.vm_names()? } else { args.names.clone() };
+    each(&names, |name| {
+        let vm = match context.home()?.existing_vm(name) {
+            Ok(vm) => vm,
+            Err(StoreError::NotFound { .. }) if args.if_exists => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        remove(context, &vm, args.force)
+    })
+}
+
+/// Removes a VM. One that is gone already, because it removes itself or another command did it, is no failure.
+pub(super) fn remove(context: &Context, vm: &VmDir, force: bool) -> Result<(), Failed> {
+    let home = context.home()?;
+    for _ in 0..ATTEMPTS {
+        {
+            let _lock = match vm.lock() {
+                Err(StoreError::NotFound { .. }) => return Ok(()),
+                lock => lock?,
+            };
+            // The supervisor's lock tells the truth also where the state file cannot be read.
+            let supervisor = if vm.run_dir().is_dir() { vm.try_lock_supervisor()? } else { None };
+            let unsupervised = supervisor.is_some() || !vm.run_dir().is_dir();
+            if unsupervised && vm.status() == Status::Stopped {
+                if let (Err(error), false) = (vm.record(), force) {
+                    return Err(error.into());
+                }
+                return Ok(vm.remove(home)?);
+            }
+        }
+        // The lock is free again: whoever ends the VM may need it.
+        match describe::running(&vm.status()).cloned() {
+            None => super::stop::settled(vm)?,
+            Some(_) if !force => {
+                let text = format!("the VM `{}` is running", vm.name());
+                let hint = format!("`midge stop {0}` first, or `midge rm --force {0}`", vm.name());
+                return Err(Failed::new(ExitKind::WrongState, text).hint(hint));
+            }
+            Some(run) if vm.record().is_err() => end_processes(&run)?,
+            Some(_) => drop(super::stop::end(context, vm, &Request::Kill, Duration::ZERO)?),
+        }
+    }
+    Err(Failed::new(ExitKind::WrongState, format!("the VM `{}` does not stay stopped", vm.name())))
+}
+
+/// Ends the processes of a VM whose record cannot be read, so that no supervisor could look after it any more.
+fn end_processes(run: &RunState) -> Result<(), Failed> {
+    // The supervisor first: it might start QEMU again.
+    end_process(&run.supervisor)?;
+    run.qemu.as_ref().map_or(Ok(()), end_process)
+}
+
+fn end_process(id: &ProcessId) -> Result<(), Failed> {
+    let act = || -> std::io::Result<bool> {
+        let Some(process) = id.open()? else { return Ok(true) };
+        process.signal(Signal::KILL)?;
+        process.wait_for(VANISH)
+    };
+    match act() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failed::new(ExitKind::Timeout, format!("process {} does not end", id.pid))),
+        Err(e) => Err(Failed::io(format!("cannot end process {}", id.pid), e)),
+    }
+}

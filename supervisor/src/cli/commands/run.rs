@@ -1,0 +1,248 @@
+//! `run`: make a VM, start it, and stay with it.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::cli::args::{RunArgs, WaitFor};
+use crate::cli::context::Context;
+use crate::cli::deadline::{DEFAULT_WAIT, Deadline, call};
+use crate::cli::draft::{self, Draft, Target};
+use crate::cli::evidence::Evidence;
+use crate::cli::exit::{ExitKind, Failed};
+use crate::cli::follow::{self, Followed, Show};
+use crate::cli::interrupt::Interrupts;
+use crate::cli::logfile::Follower;
+use crate::cli::{Outcome, output};
+use crate::spec::Ready;
+use crate::store::{Home, VmDir};
+use crate::vm::control::{Request, Until};
+use crate::vm::{Cause, End};
+
+use super::attach::{self, Ended};
+use super::{create, exec, rm, start};
+
+/// How long a guest may take to end after the first Ctrl-C.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How long a supervisor may take to hand the console over.
+const CONSOLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// `midge run`.
+pub(super) fn run(context: &Context, args: &RunArgs) -> Outcome {
+    let target = args.target.as_deref().map(Target::new);
+    let mut spec = draft::spec(&Draft { flags: &args.spec, name: args.name.as_deref(), target })?;
+    if !args.command.is_empty() {
+        spec.ephemeral = true;
+    }
+    if args.dry_run {
+        output::json_pretty(&spec)?;
+        return Ok(0);
+    }
+    let arch_given = create::arch_given(&args.spec);
+    if args.command.is_empty() {
+        let (vm, _) = create::make(context, spec, arch_given)?;
+        let outcome = if args.detach { background(context, &vm, args) } else { foreground(context, &vm) };
+        return outcome.map_err(|failed| keep_or_drop(context, &vm, args.spec.rm, failed));
+    }
+    // From here on the VM's own codes count.
+    let (vm, _) = create::make(context, spec, arch_given).map_err(Failed::inside_exec)?;
+    let outcome = command(context, &vm, args);
+    // Also after a failure and after Ctrl-C; the VM mostly has removed itself by then.
+    let removed = rm::remove(context, &vm, true);
+    outcome.and_then(|code| removed.map(|()| code)).map_err(Failed::inside_exec)
+}
+
+/// A VM that is to be removed after its end is removed when it has not even begun, too.
+fn keep_or_drop(context: &Context, vm: &VmDir, remove: bool, failed: Failed) -> Failed {
+    let began = crate::cli::describe::running(&vm.status()).is_some();
+    if remove && !began && !failed.unheard {
+        // The first failure is the one to tell.
+        let _ = rm::remove(context, vm, false);
+    }
+    failed
+}
+
+fn background(context: &Context, vm: &VmDir, args: &RunArgs) -> Outcome {
+    let show = shown(context, args.wait.is_some());
+    let (_, _, followed) = start::begin(context, vm, args.wait.as_ref(), args.timeout, show)?;
+    if args.output.json() {
+        start::print_started(vm.name(), false, &followed.phases)?;
+    } else {
+        output::line(vm.name())?;
+    }
+    Ok(0)
+}
+
+fn shown(context: &Context, phases: bool) -> Show<'static> {
+    let voice = context.voice;
+    Show { phases: !voice.quiet && (phases || voice.verbose), prefix: "", notes: !voice.quiet }
+}
+
+/// Runs a command in a VM made for it.
+fn command(context: &Context, vm: &VmDir, args: &RunArgs) -> Outcome {
+    let home = context.home()?.clone();
+    let fresh = vm.clone();
+    // A VM of one command has nothing to lose: it is ended at once. What waits for it here then finds it gone.
+    let interrupts = Interrupts::catch(move |_| ask(&home, &fresh, &Request::Kill)).map_err(signals)?;
+    let interrupted = |outcome: Outcome| match interrupts.code() {
+        Some(code) => Ok(code),
+        None => outcome,
+    };
+    let agent = WaitFor::Sign(Ready::Agent);
+    let timeout = Some(args.timeout.unwrap_or(DEFAULT_WAIT));
+    if let Err(failed) = start::begin(context, vm, Some(&agent), timeout, shown(context, false)) {
+        return interrupted(Err(failed));
+    }
+    if let Some(code) = interrupts.code() {
+        // The signal came before there was anything to end.
+        return Ok(code);
+    }
+    let request = Request::Exec {
+        argv: args.command.clone(),
+        env: std::collections::BTreeMap::default(),
+        dir: None,
+        input: None,
+    };
+    let mut client = context.connect(vm)?;
+    interrupted(exec::execute(&mut client, &request, Deadline::after(None)))
+}
+
+/// Shows the console and ends with the guest.
+fn foreground(context: &Context, vm: &VmDir) -> Outcome {
+    let log = |e| Failed::io("cannot follow the console log", e);
+    let mut follower = Follower::new(&vm.console_log(), 0).map_err(log)?;
+    let (home, watched) = (context.home()?.clone(), vm.clone());
+    let interrupts = Interrupts::catch(move |count| {
+        let within_ms = u64::try_from(STOP_WITHIN.as_millis()).unwrap_or(u64::MAX);
+        ask(&home, &watched, &if count == 1 { Request::Stop { within_ms } } else { Request::Kill });
+    })
+    .map_err(signals)?;
+
+    let mut evidence = Evidence::of_next_run(vm);
+    let (mut client, _, _) = start::begin(context, vm, None, None, shown(context, false))?;
+    evidence.refresh();
+    if interrupts.code().is_some() {
+        ask(context.home()?, vm, &Request::Kill);
+    }
+    // The end is waited for on a thread of its own; the pipe's end tells of it.
+    let (sender, result) = mpsc::channel();
+    let (ended, ends) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| signals(e.into()))?;
+    std::thread::Builder::new()
+        .name("follow".to_owned())
+        .spawn(move || {
+            let _ends: OwnedFd = ends;
+            let quiet = Show { phases: false, prefix: "", notes: false };
+            let forever = Deadline::after(None);
+            let _ = sender.send(follow::follow(&mut client, &Until::Ended, forever, &mut evidence, quiet));
+        })
+        .map_err(signals)?;
+
+    let console = keyboard(context, vm)?;
+    if console.is_some() {
+        context
+            .voice
+            .note(format_args!("console of `{}`; Ctrl-] leaves it running in the background", vm.name()));
+    }
+    match attach::watch(&mut follower, &ended, console.as_ref())? {
+        Ended::Detached => {
+            context
+                .voice
+                .note(format_args!("`{0}` goes on; `midge console {0}` comes back to it", vm.name()));
+            Ok(0)
+        }
+        Ended::Guest => {
+            let followed =
+                result.recv().map_err(|_| Failed::new(ExitKind::Other, "nobody waited for the guest"))?;
+            finished(context, vm, followed, interrupts.code())
+        }
+    }
+}
+
+/// The way to the guest's keyboard, when there is a terminal here.
+fn keyboard(context: &Context, vm: &VmDir) -> Result<Option<std::os::unix::net::UnixStream>, Failed> {
+    if !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        return Ok(None);
+    }
+    // A guest that is over already needs no keyboard.
+    let Ok(mut client) = context.connect(vm) else { return Ok(None) };
+    if call(&mut client, &Request::Console, Deadline::after(Some(CONSOLE_LIMIT)), |_| Ok(())).is_err() {
+        return Ok(None);
+    }
+    client.set_timeout(None)?;
+    let (socket, _) = client.into_raw().map_err(|e| Failed::io("cannot use the console", e))?;
+    Ok(Some(socket))
+}
+
+/// The exit code of a foreground run.
+fn finished(
+    context: &Context,
+    vm: &VmDir,
+    followed: Result<Followed, Failed>,
+    signal: Option<u8>,
+) -> Outcome {
+    let end = followed.map(|followed| followed.end)?;
+    match (signal, end) {
+        (Some(code), end) => {
+            if let Some(end) = end {
+                context.voice.note(format_args!("`{}`: {end}", vm.name()));
+            }
+            Ok(code)
+        }
+        (None, Some(end)) => {
+            let code = exit_code(&end);
+            match end.cause {
+                Cause::DebugExit { .. } => {}
+                _ if code == 0 => context.voice.detail(format_args!("`{}`: {end}", vm.name())),
+                _ => {
+                    return Err(Failed::new(
+                        ExitKind::Other,
+                        format!("the guest of `{}` ended: {end}", vm.name()),
+                    ));
+                }
+            }
+            Ok(code)
+        }
+        (None, None) => Ok(0),
+    }
+}
+
+/// 0 for an end in good order or by somebody's wish, the number that the guest gave, else 1.
+fn exit_code(end: &End) -> u8 {
+    match end.cause {
+        Cause::DebugExit { code } => code,
+        _ if end.is_failure() => ExitKind::Other.code(),
+        _ => 0,
+    }
+}
+
+/// Asks a supervisor for something without staying for the answer; a VM that does not run is fine.
+fn ask(home: &Home, vm: &VmDir, request: &Request) {
+    if let Ok(mut client) = crate::vm::connect(home, vm) {
+        let _ = client.send(request);
+        // The supervisor has taken the request in when it says anything at all, or hangs up.
+        let _ = client.set_timeout(Some(Duration::from_secs(1)));
+        let _ = client.receive();
+    }
+}
+
+fn signals(error: std::io::Error) -> Failed {
+    Failed::io("cannot look after the VM", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::AskedBy;
+
+    #[test]
+    fn a_foreground_run_ends_as_its_guest() {
+        let end = |cause, asked_by| exit_code(&End { cause, asked_by });
+        assert_eq!(end(Cause::PoweredOff, None), 0);
+        assert_eq!(end(Cause::Reset, None), 0);
+        assert_eq!(end(Cause::DebugExit { code: 0 }, None), 0);
+        assert_eq!(end(Cause::DebugExit { code: 33 }, None), 33);
+        assert_eq!(end(Cause::Panicked, None), 1);
+        assert_eq!(end(Cause::KvmInternalError, None), 1);
+        assert_eq!(end(Cause::Killed, Some(AskedBy::User)), 0);
+    }
+}

@@ -1,0 +1,117 @@
+//! `stop`, `kill`, `pause` and `resume`.
+
+use std::time::Duration;
+
+use crate::cli::Outcome;
+use crate::cli::args::StopArgs;
+use crate::cli::context::{Context, each};
+use crate::cli::deadline::{Deadline, call};
+use crate::cli::describe;
+use crate::cli::exit::{ExitKind, Failed};
+use crate::store::{Status, VmDir};
+use crate::vm::control::{Reply, Request};
+use crate::vm::{Cause, End, LaunchError};
+
+/// What a supervisor may take beyond the guest's own time: QEMU leaving, and being killed when it does not.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// `midge stop`.
+pub(super) fn stop(context: &Context, args: &StopArgs) -> Outcome {
+    each(&args.names, |name| stop_one(context, name, args.timeout, args.force))
+}
+
+/// Stops one VM, which may be stopped already.
+pub(super) fn stop_one(context: &Context, name: &str, timeout: Duration, force: bool) -> Result<(), Failed> {
+    let within = if force { Duration::ZERO } else { timeout };
+    let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    let end = end(context, &context.vm(name)?, &Request::Stop { within_ms }, within)?;
+    match end {
+        None => context.voice.detail(format_args!("`{name}` is not running")),
+        Some(End { cause: Cause::Killed, .. }) if !force => {
+            context.voice.note(format_args!(
+                "`{name}` was ended by force: it cannot be asked, or did not end in time"
+            ));
+        }
+        Some(end) => context.voice.detail(format_args!("`{name}`: {end}")),
+    }
+    Ok(())
+}
+
+/// `midge kill`.
+pub(super) fn kill(context: &Context, names: &[String]) -> Outcome {
+    each(names, |name| {
+        let vm = context.vm(name)?;
+        match end(context, &vm, &Request::Kill, Duration::ZERO)? {
+            Some(_) => Ok(()),
+            None => Err(LaunchError::NotRunning(name.clone()).into()),
+        }
+    })
+}
+
+/// Asks for the end of a VM and waits for it, and for its supervisor to leave. Nothing when the VM did not run.
+pub(super) fn end(
+    context: &Context,
+    vm: &VmDir,
+    request: &Request,
+    within: Duration,
+) -> Result<Option<End>, Failed> {
+    if describe::running(&vm.status()).is_none() {
+        settled(vm)?;
+        return Ok(None);
+    }
+    let mut client = match crate::vm::connect(context.home()?, vm) {
+        Ok(client) => client,
+        Err(LaunchError::NotRunning(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut end = None;
+    let deadline = Deadline::after(within.checked_add(GRACE));
+    let answer = call(&mut client, request, deadline, |reply| {
+        if let Reply::Ended(how) = reply {
+            end = Some(how);
+        }
+        Ok(())
+    });
+    // A supervisor that leaves has done its work when the VM is gone.
+    if let Err(failed) = answer
+        && describe::running(&vm.status()).is_some()
+    {
+        return Err(failed);
+    }
+    settled(vm)?;
+    Ok(end.or_else(|| vm.last_run().ok().flatten().map(|last| last.end)))
+}
+
+/// Waits until the supervisor of a VM that has ended is gone, so that the next command finds nothing in its way.
+pub(super) fn settled(vm: &VmDir) -> Result<(), Failed> {
+    let Status::Supervised(run) = vm.status() else { return Ok(()) };
+    if describe::running(&Status::Supervised(run.clone())).is_some() {
+        // Started again meanwhile.
+        return Ok(());
+    }
+    let what = || format!("cannot wait for the supervisor of `{}`", vm.name());
+    let gone = match run.supervisor.open().map_err(|e| Failed::io(what(), e))? {
+        Some(process) => process.wait_for(GRACE).map_err(|e| Failed::io(what(), e))?,
+        None => true,
+    };
+    if gone {
+        return Ok(());
+    }
+    Err(Failed::new(ExitKind::Timeout, format!("the supervisor of `{}` does not end", vm.name())))
+}
+
+/// `midge pause`.
+pub(super) fn pause(context: &Context, names: &[String]) -> Outcome {
+    each(names, |name| ask(context, name, &Request::Pause))
+}
+
+/// `midge resume`.
+pub(super) fn resume(context: &Context, names: &[String]) -> Outcome {
+    each(names, |name| ask(context, name, &Request::Resume))
+}
+
+fn ask(context: &Context, name: &str, request: &Request) -> Result<(), Failed> {
+    let mut client = context.connect(&context.vm(name)?)?;
+    call(&mut client, request, Deadline::after(Some(GRACE)), |_| Ok(()))?;
+    Ok(())
+}
