@@ -6,6 +6,7 @@
 pub mod build;
 mod digest;
 mod error;
+pub mod hello;
 pub mod kernel;
 mod manifest;
 mod name;
@@ -17,3 +18,20 @@ pub use error::ImageError;
 pub use manifest::{Draft, Image, ImageDisk, MANIFEST_SCHEMA, Manifest, Part};
 pub use name::{ImageName, ImageNameError};
 pub use store::{Embedded, ImageStore, Listing};
+
+use crate::spec::Arch;
+use crate::store::Home;
+
+/// The images in `home`, those that are a part of the program among them.
+#[must_use]
+pub fn store(home: &Home) -> ImageStore {
+    let embedded = hello::kernel(Arch::host()).map(|kernel| Embedded {
+        name: hello::NAME,
+        kernel,
+        kind: hello::KIND,
+        arch: Arch::host(),
+        ready: Some(hello::READY),
+        source: "midge's reference unikernel, a part of the program",
+    });
+    ImageStore::new(home.state(), embedded.into_iter().collect())
+}

@@ -167,6 +167,7 @@ impl Plan {
         Resources {
             kind: self.kind,
             accel: self.accel,
+            kvm_cpu: self.accel == ResolvedAccel::Kvm && host::kvm::offers(machine::KVM_CPU_ECX),
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             append: self.append.clone(),
@@ -262,7 +263,7 @@ fn ready(spec: &VmSpec, image: Option<&Parts>) -> Result<Option<Ready>, Failure>
 /// Refuses a kernel that QEMU could not boot, with the reason that QEMU would not give.
 fn check_kernel(path: &Path, arch: Arch) -> Result<PathBuf, Failure> {
     let path = check_readable("kernel", path)?;
-    match image::inspect_kernel(&path, arch) {
+    match image::kernel::inspect_kernel(&path, arch) {
         Ok(_) => Ok(path),
         Err(e) => Err(Failure::new(FailureKind::Usage, chain(&e))),
     }
