@@ -1,79 +1,50 @@
 //! Images: immutable disks and kernels, each with a digest and a manifest.
+//!
+//! [`ImageStore`] keeps them, [`build`] makes those of Debian, [`overlay`] gives a VM a disk of its own on top of one, and
+//! [`kernel`] judges kernel files that users bring along.
 
+pub mod build;
+mod digest;
+mod error;
 pub mod hello;
+pub mod kernel;
+mod manifest;
+mod name;
+pub mod overlay;
+mod scratch;
+mod store;
 
-use std::path::PathBuf;
+pub use error::ImageError;
+pub use manifest::{Draft, Image, ImageDisk, MANIFEST_SCHEMA, Manifest, Part};
+pub use name::{ImageName, ImageNameError};
+pub use store::{Embedded, ImageStore, Listing};
+pub use kernel::{KernelError, KernelFormat, inspect_kernel};
 
-use serde::{Deserialize, Serialize};
+use crate::spec::Arch;
+use crate::store::Home;
 
-use crate::machine::DiskFormat;
-use crate::spec::{Arch, Kind};
-
-/// What an image's `manifest.json` says of it. Paths are relative to the image's folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// Version of this format: 1.
-    pub schema: u32,
-    /// The image's name, such as `debian:12`.
-    pub name: String,
-    /// `sha256:` and the digest of the manifest's parts in order.
-    pub digest: String,
-    /// Family of the guest.
-    pub kind: Kind,
-    /// Instruction set.
-    pub arch: Arch,
-    /// When it was made, RFC 3339.
-    pub created: String,
-    /// The disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disk: Option<ImageDisk>,
-    /// The kernel for direct boot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kernel: Option<Part>,
-    /// The initial RAM disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub initrd: Option<Part>,
-    /// The kernel's command line, without the console, which the machine decides.
-    #[serde(default)]
-    pub append: String,
-    /// The guest runs the QEMU guest agent.
-    #[serde(default)]
-    pub agent: bool,
-    /// The guest runs an SSH server.
-    #[serde(default)]
-    pub ssh: bool,
-    /// systemd's version, where it has one: 252 and later take credentials.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub systemd: Option<u32>,
-    /// The sign of readiness that fits this image, in `--wait` syntax.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready: Option<String>,
-    /// What it was made from and how, for people.
-    #[serde(default)]
-    pub source: String,
+/// The images in `home`, those that are a part of the program among them.
+#[must_use]
+pub fn store(home: &Home) -> ImageStore {
+    let embedded = hello::kernel(Arch::host()).map(|kernel| Embedded {
+        name: hello::NAME,
+        kernel,
+        kind: hello::KIND,
+        arch: Arch::host(),
+        ready: Some(hello::READY),
+        source: "midge's reference unikernel, embedded in the program",
+    });
+    ImageStore::new(home.state(), embedded.into_iter().collect())
 }
 
-/// One file of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Part {
-    /// File name within the image's folder.
-    pub file: PathBuf,
-    /// Size in bytes.
-    pub size: u64,
-    /// SHA-256 in hexadecimal.
-    pub sha256: String,
-}
-
-/// The disk of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageDisk {
-    /// The file.
-    #[serde(flatten)]
-    pub part: Part,
-    /// Its format.
-    pub format: DiskFormat,
-    /// Size that the guest sees, in bytes.
-    pub virtual_size: u64,
+impl Image {
+    /// The image that a manifest of earlier describes: its parts, which are kept for as long as a VM needs them, and not
+    /// those of an image of the same name that was made since.
+    ///
+    /// # Errors
+    /// When the manifest's name is none.
+    pub fn recorded(home: &Home, manifest: &Manifest) -> Result<Self, ImageError> {
+        let name: ImageName = manifest.name.parse()?;
+        Ok(Self { manifest: manifest.clone(), folder: home.images().join(name.folder()) })
+    }
 }

@@ -1,0 +1,41 @@
+#!/bin/sh
+# finish.sh ROOT: turns the installed system in ROOT into one that any number of machines may start from.
+set -eu
+root=$1
+
+# The disk is one ext4 file system without partitions. systemd makes it as large as the disk at each boot.
+cat > "$root/etc/fstab" <<'END'
+/dev/vda / ext4 rw,relatime,x-systemd.growfs 0 0
+END
+
+# --- nothing of the machine that built it, nothing that only one machine may have ---------------------------------
+echo debian > "$root/etc/hostname"
+rm -f "$root/etc/resolv.conf" "$root"/etc/ssh/ssh_host_* "$root/var/lib/dbus/machine-id" \
+    "$root/var/lib/systemd/random-seed"
+ln -s /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
+# Empty, not missing and not `uninitialized`: an id is made at the first boot, and systemd does not ask the console
+# (machine-id(5), "First Boot Semantics").
+: > "$root/etc/machine-id"
+
+# The root user has no password: log in by SSH key, or run commands through the guest agent.
+chroot "$root" passwd --quiet --lock root
+
+# --- units --------------------------------------------------------------------------------------------------------
+systemctl --quiet --root="$root" enable systemd-networkd.service systemd-resolved.service ssh-host-key.service
+# Work for a machine that lives for months with a disk of its own; who wants it enables it.
+systemctl --quiet --root="$root" disable \
+    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
+    getty@tty1.service remote-fs.target systemd-pstore.service systemd-network-generator.service
+# Each costs an emulated guest 50 to 100 ms and finds nothing to do: there is no partition table, no encrypted disk, no
+# swap to resume from.
+for unit in systemd-repart.service systemd-firstboot.service systemd-update-utmp-runlevel.service \
+    sys-kernel-config.mount sys-fs-fuse-connections.mount sys-kernel-tracing.mount; do
+    ln -sf /dev/null "$root/etc/systemd/system/$unit"
+done
+mkdir -p "$root/etc/systemd/system-generators"
+for generator in cryptsetup gpt-auto hibernate-resume integritysetup system-update veritysetup; do
+    ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
+done
+
+# Newer than /usr: no ConditionNeedsUpdate= unit (sysusers, hwdb, ldconfig) finds work at the first boot.
+touch "$root/etc/.updated" "$root/var/.updated"

@@ -1,0 +1,79 @@
+#!/bin/sh
+# prepare.sh ROOT: runs when the essential packages are in ROOT and before all others, so that what is written here is
+# already in force when their maintainer scripts run. The initial RAM disk is then made once, and made right.
+set -eu
+root=$1
+
+# --- initial RAM disk ---------------------------------------------------------------------------------------------
+# Only what a disk of QEMU's needs (initramfs.conf(5), MODULES=list), and no search for a swap device to resume from.
+conf=$root/etc/initramfs-tools
+mkdir -p "$conf/conf.d" "$conf/hooks" "$conf/scripts/init-top" "$conf/scripts/init-bottom"
+cat > "$conf/conf.d/midge" <<'END'
+MODULES=list
+COMPRESS=gzip
+RESUME=none
+END
+
+cat > "$conf/hooks/midge" <<'END'
+#!/bin/sh -e
+[ "$1" != prereqs ] || exit 0
+. /usr/share/initramfs-tools/hook-functions
+manual_add_modules virtio_pci virtio_mmio virtio_blk virtio_console ext4 virtio_scsi sd_mod ahci nvme
+# The scripts that init-top/udev and init-bottom/udev of /etc take the place of, for when they are needed after all.
+cp -p /usr/share/initramfs-tools/scripts/init-top/udev "$DESTDIR/scripts/udev-start"
+cp -p /usr/share/initramfs-tools/scripts/init-bottom/udev "$DESTDIR/scripts/udev-stop"
+END
+
+# A root on virtio-blk needs no udev in the initial RAM disk: the kernel itself makes /dev/vda. Starting udev there, having it
+# look at every device and stopping it again costs more than a second of an emulated guest's time.
+cat > "$conf/scripts/init-top/udev" <<'END'
+#!/bin/sh -e
+[ "$1" != prereqs ] || exit 0
+modprobe -q -a virtio_pci virtio_mmio virtio_blk virtio_console || true
+[ -b "$ROOT" ] || exec /scripts/udev-start
+END
+cat > "$conf/scripts/init-bottom/udev" <<'END'
+#!/bin/sh -e
+[ "$1" != prereqs ] || exit 0
+[ ! -e /run/udev/control ] || exec /scripts/udev-stop
+mount -n -o move /dev "${rootmnt:?}/dev" || mount -n --move /dev "$rootmnt/dev"
+rm -rf /dev
+ln -s "$rootmnt/dev" /dev
+END
+chmod 755 "$conf/hooks/midge" "$conf/scripts/init-top/udev" "$conf/scripts/init-bottom/udev"
+
+# --- services -----------------------------------------------------------------------------------------------------
+units=$root/etc/systemd/system
+mkdir -p "$units" "$root/etc/systemd/network" "$root/etc/ssh/sshd_config.d"
+
+# Any Ethernet interface asks by DHCP, under the address of its card: a clone that keeps its machine-id then still gets
+# an address of its own.
+cat > "$root/etc/systemd/network/80-midge.network" <<'END'
+[Match]
+Type=ether
+
+[Network]
+DHCP=yes
+
+[DHCPv4]
+ClientIdentifier=mac
+END
+
+# Host keys belong to one machine, so they are made at its first boot. Ed25519 only: an RSA key takes seconds.
+cat > "$units/ssh-host-key.service" <<'END'
+[Unit]
+Description=Make the SSH host key of this machine
+ConditionPathExists=!/etc/ssh/ssh_host_ed25519_key
+Before=ssh.service
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key
+
+[Install]
+WantedBy=ssh.service
+END
+cat > "$root/etc/ssh/sshd_config.d/midge.conf" <<'END'
+HostKey /etc/ssh/ssh_host_ed25519_key
+PasswordAuthentication no
+END

@@ -1,0 +1,141 @@
+//! Folders for unfinished work. Each is locked by its maker for as long as it is used, so that whoever finds one that nobody
+//! holds may remove it: what a killed command leaves behind is swept by the next.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// Start of the name of every folder made here.
+const PREFIX: &str = "image-";
+
+/// A folder for unfinished work; dropping it removes it with everything in it.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Scratch {
+    /// Makes one in `parent`, which is made too where it is missing.
+    pub(super) fn new(parent: &Path) -> io::Result<Self> {
+        fs::create_dir_all(parent)?;
+        loop {
+            let path = parent.join(format!("{PREFIX}{}", uuid::Uuid::new_v4().simple()));
+            // Others may pass through, as files of a guest's users are made in there, but not look around.
+            fs::DirBuilder::new().mode(0o711).create(&path)?;
+            // A sweep may have come between the two calls: then the lock is on a removed folder, and another is made.
+            if let Some(lock) = try_lock(&path)?
+                && is_same(&lock, &path)
+            {
+                return Ok(Self { path, _lock: lock });
+            }
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(e) = remove(&self.path) {
+            tracing::warn!("cannot remove {}: {e}", self.path.display());
+        }
+    }
+}
+
+/// Removes the folders for unfinished work in `parent` whose makers are gone; says how many there were.
+pub(super) fn sweep(parent: &Path) -> io::Result<usize> {
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(e),
+    };
+    let mut swept = 0;
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let path = entry.path();
+        match try_lock(&path) {
+            Ok(Some(lock)) if is_same(&lock, &path) => {
+                remove(&path)?;
+                swept += 1;
+            }
+            // In use, or gone meanwhile.
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(swept)
+}
+
+/// Locks a folder, or says by `None` that another holds it.
+fn try_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
+    match Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, e)) => Err(e.into()),
+    }
+}
+
+fn is_same(open: &File, path: &Path) -> bool {
+    match (open.metadata(), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// Removes a folder, also when an unprivileged build was killed and left files of its subordinate users in it: only root of a
+/// user namespace that maps them may remove those (user_namespaces(7)).
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let removed = Command::new("unshare")
+                .args(["--user", "--map-auto", "--map-root-user", "rm", "-rf", "--"])
+                .arg(path)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            if removed.is_ok_and(|status| status.success()) { Ok(()) } else { Err(e) }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweep_takes_what_nobody_holds_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let held = Scratch::new(parent.path()).unwrap();
+        let left_behind = parent.path().join("image-dead");
+        fs::create_dir_all(left_behind.join("deep")).unwrap();
+        fs::write(left_behind.join("deep/file"), "x").unwrap();
+        fs::create_dir(parent.path().join("of-another")).unwrap();
+
+        assert_eq!(sweep(parent.path()).unwrap(), 1);
+        assert!(held.path().exists() && !left_behind.exists() && parent.path().join("of-another").exists());
+        drop(held);
+        assert_eq!(sweep(parent.path()).unwrap(), 0);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn sweeping_where_nothing_was_made_is_no_error() {
+        assert_eq!(sweep(Path::new("/nonexistent/midge")).unwrap(), 0);
+    }
+}
