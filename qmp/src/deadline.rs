@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::Error;
 
@@ -21,10 +21,6 @@ impl Deadline {
         Self { at: now.checked_add(after).unwrap_or(now + never), after }
     }
 
-    pub(crate) fn at(self) -> Instant {
-        self.at
-    }
-
     /// What is left of it.
     pub(crate) fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
@@ -41,5 +37,11 @@ impl Deadline {
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         timeout_at(self.at, work).await.unwrap_or_else(|_| Err(self.error(command)))
+    }
+
+    /// Waits for a while, or fails at the deadline if that comes first.
+    pub(crate) async fn pause(self, command: &str, until: Instant) -> Result<(), Error> {
+        sleep_until(until.min(self.at)).await;
+        if until > self.at { Err(self.error(command)) } else { Ok(()) }
     }
 }

@@ -18,9 +18,12 @@
 //! # Ok(()) }
 //! ```
 //!
+//! [`Agent`](agent::Agent) speaks with the guest agent over another socket.
+//!
 //! The crate knows nothing of virtual machines, images or networks: whoever starts QEMU also makes the sockets. The
 //! pure parts are [`wire`] (one line in or out) and [`router`] (which answer belongs to which call).
 
+pub mod agent;
 mod client;
 mod connection;
 mod deadline;

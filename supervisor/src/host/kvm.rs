@@ -73,23 +73,33 @@ impl KvmState {
     /// What to do to have KVM, as one command or sentence. None where it works.
     #[must_use]
     pub fn next_step(&self) -> Option<String> {
-        let reason = match self {
+        let step = match self {
             Self::Works => return None,
             Self::Emulates { .. } => {
-                return Some("nothing to repair here: emulation (TCG) is used; for speed, use a host with hardware virtualisation".to_owned());
+                "nothing to repair: emulation (TCG) is used; for speed, use a host with hardware virtualisation"
             }
-            Self::Absent { reason, .. } => reason,
+            Self::Absent { reason, .. } => match reason {
+                KvmAbsence::NotLoaded { module } => return Some(format!("sudo modprobe {module}")),
+                KvmAbsence::NoPermission { group: Some(group) } => {
+                    return Some(format!("sudo usermod -aG {group} $USER  # counts from the next log-in"));
+                }
+                KvmAbsence::NoPermission { group: None } => {
+                    "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm, then join the group kvm"
+                }
+                KvmAbsence::NoDevice => {
+                    "in a container, pass the device in (docker, podman: `--device /dev/kvm`)"
+                }
+                KvmAbsence::NoCpuSupport => {
+                    "switch on virtualisation (VT-x, AMD-V, SVM) in the firmware's set-up, if the CPU has it"
+                }
+                KvmAbsence::NestedOff => {
+                    "switch on nested virtualisation for this machine at its host or provider"
+                }
+                KvmAbsence::Busy => "stop the other hypervisor (VirtualBox, VMware) or unload its modules",
+                KvmAbsence::Stalled | KvmAbsence::Other => "sudo dmesg | grep -i kvm  # shows what KVM says",
+            },
         };
-        Some(match reason {
-            KvmAbsence::NotLoaded { module } => format!("sudo modprobe {module}"),
-            KvmAbsence::NoDevice => "in a container, pass the device in (docker, podman: `--device /dev/kvm`); else `sudo modprobe kvm`".to_owned(),
-            KvmAbsence::NoCpuSupport => "switch on virtualisation (VT-x, AMD-V, SVM) in the firmware's set-up, if the CPU has it".to_owned(),
-            KvmAbsence::NestedOff => "switch on nested virtualisation for this machine at its host or provider".to_owned(),
-            KvmAbsence::NoPermission { group: Some(group) } => format!("sudo usermod -aG {group} $USER  # counts from the next log-in"),
-            KvmAbsence::NoPermission { group: None } => "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm, then join the group kvm".to_owned(),
-            KvmAbsence::Busy => "stop the other hypervisor (VirtualBox, VMware) or unload its modules".to_owned(),
-            KvmAbsence::Stalled | KvmAbsence::Other => "look for messages of KVM's: sudo dmesg | grep -i kvm".to_owned(),
-        })
+        Some(step.to_owned())
     }
 }
 

@@ -1,7 +1,8 @@
 //! Whether the kernel killed a process because memory ran out.
 //!
 //! To its parent such a death is a SIGKILL like any other. The kernel's log names the process; where the log may not be
-//! read, or counts processes otherwise than we do (a PID namespace), the kernel's counters at least tell that it killed someone.
+//! read, or counts processes otherwise than we do (a PID namespace), the kernel's counters at least tell that it killed
+//! someone.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};

@@ -23,10 +23,7 @@ pub const OLDEST: (u32, u32, u32) = (7, 2, 0);
 #[derive(Debug, thiserror::Error)]
 pub enum QemuError {
     /// None installed.
-    #[error(
-        "{program} is not in PATH; install it (Debian: `apt-get install {package}`) or name it in {OVERRIDE}",
-        program = program(*arch), package = package(*arch)
-    )]
+    #[error("{} is not in PATH; install it (Debian: `apt-get install {}`)", program(*arch), package(*arch))]
     NotFound {
         /// The guests wanted.
         arch: Arch,

@@ -38,7 +38,7 @@ impl NoRoom {
     pub fn next_step(&self) -> String {
         let size = mib(self.need.saturating_add(MARGIN));
         format!(
-            "stop other VMs, give the VM less memory, or enlarge /dev/shm by at least {size}: sudo mount -o remount,size=… /dev/shm"
+            "stop other VMs, give the VM less memory, or enlarge /dev/shm by {size} (`mount -o remount,size=`)"
         )
     }
 }

@@ -187,8 +187,8 @@ impl Trial {
 
     /// The slowest lap that still counts as the hardware's.
     ///
-    /// The guest's lap has one entry and one exit more than the host's: a few microseconds, tens under a nested hypervisor. An
-    /// interpreter takes milliseconds.
+    /// The guest's lap has one entry and one exit more than the host's: a few microseconds, tens under a nested
+    /// hypervisor. An interpreter takes milliseconds.
     fn allowed(&self) -> Duration {
         self.host.saturating_mul(50).saturating_add(Duration::from_micros(300))
     }

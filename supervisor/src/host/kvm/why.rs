@@ -39,6 +39,11 @@ fn no_device(root: &HostRoot) -> KvmState {
         (_, true) => Some("kvm_amd"),
         _ => None,
     };
+    let has_back_end = if cfg!(target_arch = "aarch64") {
+        !loaded.is_empty()
+    } else {
+        loaded.iter().any(|name| name.starts_with("kvm_"))
+    };
     match module {
         Some(module) if !loaded.iter().any(|name| name == module) => state(
             KvmAbsence::NotLoaded { module: module.to_owned() },
@@ -49,7 +54,7 @@ fn no_device(root: &HostRoot) -> KvmState {
             format!("the kernel module {module} is loaded, but there is no usable /dev/kvm here"),
         ),
         // A back end that needs no CPU feature, or Arm, where KVM is part of the kernel and no CPU feature is listed.
-        None if loaded.iter().any(|name| name.starts_with("kvm_")) || (cfg!(target_arch = "aarch64") && !loaded.is_empty()) => {
+        None if has_back_end => {
             state(KvmAbsence::NoDevice, "the kernel has KVM, but there is no usable /dev/kvm here".to_owned())
         }
         None if cfg!(target_arch = "aarch64") => state(
@@ -58,11 +63,11 @@ fn no_device(root: &HostRoot) -> KvmState {
         ),
         None if has("hypervisor") => state(
             KvmAbsence::NestedOff,
-            "this is a virtual machine whose host does not pass virtualisation on (no vmx or svm in /proc/cpuinfo)".to_owned(),
+            "no vmx or svm in /proc/cpuinfo: the host of this virtual machine does not pass them on".to_owned(),
         ),
         None => state(
             KvmAbsence::NoCpuSupport,
-            "the CPU has no virtualisation or the firmware has switched it off (no vmx or svm in /proc/cpuinfo)".to_owned(),
+            "no vmx or svm in /proc/cpuinfo: the CPU lacks them or the firmware has switched them off".to_owned(),
         ),
     }
 }
