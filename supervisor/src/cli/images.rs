@@ -1,12 +1,22 @@
 //! The images, as the commands use them: found by name, built when they are missing.
 
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use imago::qcow2::Qcow2;
+use imago::FormatAccess;
+use imago::format::PreallocateMode;
 
 use super::context::Context;
 use super::exit::{ExitKind, Failed, io_kind};
-use super::names;
+use super::interrupt::Pipe as Signals;
+use super::output::Voice;
+use super::{names, output};
+use crate::image::build::{self, BuildError, BuildRequest, Progress};
+use crate::image::overlay::{self, OverlayError};
 use crate::image::{self, Image, ImageError, ImageName, ImageStore, Listing, Manifest};
-use crate::spec::Size;
+use crate::machine::DiskFormat;
+use crate::spec::{Arch, Size};
 use crate::store::StoreError;
 
 /// Images that midge knows how to build.
@@ -48,25 +58,25 @@ fn whole_name<'a>(name: &'a str, known: impl IntoIterator<Item = &'a str>) -> &'
     known.into_iter().filter(|name| number(name).is_some()).max_by_key(|name| number(name)).unwrap_or(DEBIAN)
 }
 
-/// The image of this name, built on the spot when it is one that midge builds and `build` allows it.
+/// The image of this name, built on the spot when it is one that midge builds and `may_build` allows it.
 ///
 /// # Errors
 /// [`ExitKind::NotFound`] with the nearest name.
-pub(super) fn find(context: &Context, name: &str, build: bool) -> Result<Image, Failed> {
+pub(super) fn find(context: &Context, name: &str, may_build: bool) -> Result<Image, Failed> {
     let listing = list(context)?;
     let known: Vec<&str> = listing.images.iter().map(|image| image.manifest.name.as_str()).collect();
     let whole = whole_name(name, known.iter().copied());
     if known.contains(&whole) || listing.damaged.iter().any(|(folder, _)| folder == whole) {
         return Ok(store(context)?.get(whole)?);
     }
-    if build && BUILDABLE.contains(&whole) {
+    if may_build && BUILDABLE.contains(&whole) {
         context.voice.note(format_args!("there is no image `{whole}` yet: building it, once"));
-        return self::build(context, whole, false);
+        return build(context, whole, false);
     }
     let failed = Failed::new(ExitKind::NotFound, format!("there is no image `{name}`"));
     let all = known.iter().copied().chain(BUILDABLE).collect::<Vec<_>>();
     Err(failed.hint(match names::nearest(name, all.iter().copied()) {
-        Some(near) if BUILDABLE.contains(&near) && !build => {
+        Some(near) if BUILDABLE.contains(&near) && !may_build => {
             format!("build it with `midge image build {near}`")
         }
         Some(near) => format!("did you mean `{near}`?"),
@@ -87,9 +97,71 @@ pub(super) fn build_named(context: &Context, name: &str, rebuild: bool) -> Resul
     build(context, whole, rebuild)
 }
 
-/// Builds an image and shows on stderr how far it is.
-fn build(_context: &Context, name: &str, _fresh: bool) -> Result<Image, Failed> {
-    Err(Failed::new(ExitKind::Other, format!("this midge cannot build `{name}`")))
+/// Builds an image and shows on stderr how far it is. Ctrl-C ends it and leaves nothing behind.
+fn build(context: &Context, name: &str, fresh: bool) -> Result<Image, Failed> {
+    let release = name.parse().map_err(build_failed)?;
+    let cache = build::default_cache().unwrap_or_else(|| PathBuf::from("/var/cache/midge/images"));
+    let request =
+        BuildRequest { release, arch: Arch::host(), with: Vec::new(), mirror: None, name: None, fresh };
+    let signals =
+        Signals::catch().map_err(|e| Failed::io("cannot look out for Ctrl-C during the build", e))?;
+    let mut shown = ProgressLine::new(context.voice);
+    let built = build::build(&store(context)?, &cache, &request, Some(signals.as_fd()), &mut |progress| {
+        shown.show(&progress);
+    });
+    shown.end();
+    built.map_err(build_failed)
+}
+
+fn build_failed(error: BuildError) -> Failed {
+    let kind = match &error {
+        BuildError::UnknownRelease(_) => ExitKind::NotFound,
+        BuildError::Name(_) | BuildError::PackageName(_) | BuildError::Mirror(_) => ExitKind::Usage,
+        BuildError::ForeignArch { .. }
+        | BuildError::MissingProgram { .. }
+        | BuildError::NoSubordinateIds { .. }
+        | BuildError::NoNamespaces { .. } => ExitKind::HostUnfit,
+        BuildError::Io { source, .. } if io_kind(source) == ExitKind::NoSpace => ExitKind::NoSpace,
+        _ => ExitKind::Other,
+    };
+    match error {
+        BuildError::Image(error) => error.into(),
+        error => Failed::wrap(kind, error),
+    }
+}
+
+/// How far a build is: one line that is rewritten on a terminal, else a line for each phase.
+struct ProgressLine {
+    voice: Voice,
+    phase: Option<build::Phase>,
+}
+
+impl ProgressLine {
+    fn new(voice: Voice) -> Self {
+        Self { voice, phase: None }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        let new = self.phase.replace(progress.phase) != Some(progress.phase);
+        if self.voice.animated() {
+            output::rewrite(progress_text(progress));
+        } else if new {
+            self.voice.note(progress.phase.words());
+        }
+    }
+
+    fn end(&self) {
+        if self.phase.is_some() && self.voice.animated() {
+            output::rewrite("");
+        }
+    }
+}
+
+/// One line of at most 78 characters.
+fn progress_text(progress: &Progress) -> String {
+    let part = progress.fraction.map_or_else(String::new, |part| format!("{:3.0}% ", part * 100.0));
+    let text = format!("{part}{} {}", progress.phase.words(), progress.detail);
+    text.trim_end().chars().take(78).collect()
 }
 
 /// Removes an image that no VM stands on.
@@ -145,19 +217,59 @@ fn users(context: &Context) -> Result<Vec<(String, Manifest)>, Failed> {
     Ok(users)
 }
 
-/// Makes a VM's own disk over that of its image.
-pub(super) fn make_disk(_image: &Image, _target: &Path, _size: Option<Size>) -> Result<(), Failed> {
+/// Makes a VM's own disk over that of its image, when the image has one.
+pub(super) fn make_disk(image: &Image, target: &Path, size: Option<Size>) -> Result<(), Failed> {
+    if let (Some(base), Some(disk)) = (image.disk(), &image.manifest.disk) {
+        overlay::create(target, &base, disk.format, size).map_err(disk_failed)?;
+    }
     Ok(())
 }
 
-/// Makes a VM's disk larger.
-pub(super) fn grow_disk(_disk: &Path, _size: Size) -> Result<(), Failed> {
-    Ok(())
+fn disk_failed(error: OverlayError) -> Failed {
+    let kind = match &error {
+        OverlayError::Io { source, .. } if io_kind(source) == ExitKind::NoSpace => ExitKind::NoSpace,
+        OverlayError::Io { .. } => ExitKind::Other,
+        _ => ExitKind::Usage,
+    };
+    Failed::wrap(kind, error)
+}
+
+/// Makes a VM's disk larger. The VM is stopped.
+pub(super) fn grow_disk(disk: &Path, size: Size) -> Result<(), Failed> {
+    let failed = |e| Failed::io(format!("cannot make {} larger", disk.display()), e);
+    let now = overlay::virtual_size(disk, DiskFormat::Qcow2).map_err(disk_failed)?;
+    if size.bytes() < now {
+        let now = Size::from_bytes(now);
+        let text = format!("the disk is {now} and can only grow; {size} is smaller");
+        return Err(Failed::new(ExitKind::Usage, text));
+    }
+    if size.bytes() == now {
+        return Ok(());
+    }
+    let qcow2 = Qcow2::<imago::file::File>::open_path(disk, true).map_err(failed)?;
+    let access = FormatAccess::new(qcow2);
+    access.resize_grow(size.bytes(), PreallocateMode::None).map_err(failed)?;
+    // Written out and to the disk before the record says so.
+    access.sync().map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_grows_and_is_still_a_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, disk) = (folder.path().join("base.raw"), folder.path().join("disk.qcow2"));
+        std::fs::File::create(&base).unwrap().set_len(1 << 20).unwrap();
+        overlay::create(&disk, &base, DiskFormat::Raw, None).unwrap();
+        // Larger than one table of the format's first level covers.
+        let size = Size::from_mib(64 << 10);
+        grow_disk(&disk, size).unwrap();
+        assert_eq!(overlay::virtual_size(&disk, DiskFormat::Qcow2).unwrap(), size.bytes());
+        assert_eq!(grow_disk(&disk, Size::from_mib(1)).unwrap_err().kind, ExitKind::Usage);
+        grow_disk(&disk, size).unwrap();
+    }
 
     #[test]
     fn debian_is_the_newest_there_is() {
