@@ -125,7 +125,9 @@ pub(super) fn common(
     list.pair(
         "-device",
         // The port's name is the agent's default (qemu-ga(8)).
+        // Without an id QEMU sends no VSERPORT_CHANGE when the guest opens the port (hw/char/virtio-console.c).
         Opt::word("virtserialport")
+            .set("id", "agent-port")
             .set("bus", "ports.0")
             .set("chardev", "agent")
             .set("name", "org.qemu.guest_agent.0"),

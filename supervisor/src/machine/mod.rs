@@ -80,6 +80,8 @@ pub struct Resources {
     pub macs: Vec<Mac>,
     /// The VM's UUID (SMBIOS system UUID).
     pub uuid: uuid::Uuid,
+    /// systemd credentials by name, passed by fw_cfg (systemd.system-credentials(7)).
+    pub credentials: Vec<(String, String)>,
 }
 
 /// Acceleration as decided on this host.
@@ -250,6 +252,10 @@ pub fn arguments(
     let mut list = List::default();
     identity(&mut list, spec, resources);
     machine(&mut list, spec, qemu, board, resources)?;
+    for (name, value) in &resources.credentials {
+        let name = format!("opt/io.systemd.credentials/{name}");
+        list.pair("-fw_cfg", Opt::word("").set("name", &name).set("string", value));
+    }
     consoles(&mut list, resources)?;
     let mut bus = Bus::new(board);
     devices::nics(&mut list, &mut bus, &spec.nets, resources.kind, &resources.macs)?;

@@ -81,13 +81,12 @@ pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Res
     if let Some(image) = &image {
         fit(context, &mut spec, image, arch_given)?;
     }
-    if linux(&spec, image.as_ref()) {
-        match ssh_key::ensure(home) {
-            Ok(key) if !spec.ssh_keys.contains(&key) => spec.ssh_keys.push(key),
-            Ok(_) => {}
-            // The VM is of use without it: there are the console and the agent.
-            Err(failed) => context.voice.note(format_args!("`midge ssh` will not work: {:#}", failed.error)),
-        }
+    // Every start tells the guest midge's own key.
+    if linux(&spec, image.as_ref())
+        && let Err(failed) = ssh_key::ensure(home)
+    {
+        // The VM is of use without it: there are the console and the agent.
+        context.voice.note(format_args!("`midge ssh` will not work: {:#}", failed.error));
     }
     spec.validate().map_err(draft::wrong)?;
     let record = Record {

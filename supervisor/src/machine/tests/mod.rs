@@ -69,6 +69,7 @@ fn resources(spec: &VmSpec, kind: Kind, accel: ResolvedAccel) -> Resources {
         agent_fd: 5,
         macs: (0..spec.nets.len()).map(|index| Mac::local([0, 0, u8::try_from(index).unwrap()])).collect(),
         uuid: uuid::Uuid::nil(),
+        credentials: vec![("ssh.authorized_keys.root".to_owned(), "ssh-ed25519 AAAA a,b\n".to_owned())],
     }
 }
 
