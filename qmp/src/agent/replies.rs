@@ -46,6 +46,11 @@ impl Replies {
         self.state = State::Searching(id);
     }
 
+    /// True when nothing is held that has not been looked at.
+    pub fn is_empty(&self) -> bool {
+        self.framer.is_empty()
+    }
+
     /// Adds bytes as they came in.
     pub fn push(&mut self, bytes: &[u8]) {
         self.framer.push(bytes);
