@@ -284,6 +284,25 @@ async fn a_stream_gives_output_while_the_command_runs() {
 }
 
 #[tokio::test]
+async fn a_dropped_stream_frees_the_guest_and_leaves_the_command_running() {
+    let ga = GuestAgent::spawn();
+    let agent = ga.agent().await;
+    agent.ping(DEADLINE).await.unwrap();
+    let before = ga.open_files();
+    let exec = Exec::new("sleep").arg("1000").scratch(ga.folder.path().to_str().unwrap());
+    let stream = agent.exec_stream(&exec, DEADLINE).await.unwrap();
+    let pid = stream.pid();
+    assert_eq!(ga.open_files(), before + 2);
+    drop(stream);
+    tokio::task::yield_now().await;
+    agent.ping(DEADLINE).await.unwrap();
+    agent.ping(DEADLINE).await.unwrap();
+    assert_eq!(ga.open_files(), before);
+    agent.signal(pid, "KILL", DEADLINE).await.unwrap();
+    assert_eq!(agent.exec_wait(pid, DEADLINE).await.unwrap().exit, Exit::Signal(9));
+}
+
+#[tokio::test]
 async fn a_stream_names_the_command_itself() {
     let ga = GuestAgent::spawn();
     let agent = ga.agent().await;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use qmp::agent::{Agent, Exec, Exit, Shutdown};
 use qmp::{Error, ProtocolError};
@@ -249,4 +249,25 @@ async fn shutdown_is_silent_or_refused() {
     tokio::join!(calls, serve);
     drop(peer);
     assert!(matches!(agent.shutdown(Shutdown::Reboot, DEADLINE).await, Err(Error::Closed)));
+}
+
+#[tokio::test]
+async fn the_clock_is_set_in_nanoseconds_or_from_the_hardware() {
+    let (agent, mut peer) = Peer::new();
+    let serve = async {
+        peer.serve_sync().await;
+        for arguments in [json!({"time": 1_500_000_000_123_456_789_i64}), json!({})] {
+            let (_, command) = peer.hear().await;
+            assert_eq!((&command["execute"], &command["arguments"]), (&json!("guest-set-time"), &arguments));
+            peer.say(b"{\"return\": {}}\n").await;
+        }
+    };
+    let calls = async {
+        let time = SystemTime::UNIX_EPOCH + Duration::new(1_500_000_000, 123_456_789);
+        agent.set_time(Some(time), DEADLINE).await.unwrap();
+        agent.set_time(None, DEADLINE).await.unwrap();
+        let error = agent.set_time(Some(SystemTime::UNIX_EPOCH - DEADLINE), DEADLINE).await.unwrap_err();
+        assert!(matches!(error, Error::Protocol(ProtocolError::Nonsense(_))), "{error}");
+    };
+    tokio::join!(calls, serve);
 }
