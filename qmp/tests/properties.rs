@@ -252,6 +252,8 @@ proptest! {
             Just(b"{\"return\": {}}\n".to_vec()),
             Just(b"\xff{\"return\": 7}\n".to_vec()),
             Just(b"{\"return\": 42}\n".to_vec()),
+            (60_usize..70).prop_map(|length| vec![b'x'; length]),
+            (60_usize..70).prop_map(|length| [&[0xff][..], &vec![b'x'; length]].concat()),
             Just(b"\xff{\"return\": 4".to_vec()),
         ], 0..8),
         pieces in vec(1_usize..40, 1..30),

@@ -66,7 +66,8 @@ impl Replies {
                 Err(long) => match self.state {
                     State::InStep => return Err(Error::TooLong { limit: long.limit }),
                     State::Searching(id) | State::Found(id) => {
-                        self.begin_sync(id);
+                        // The framer drops the rest of that line; what follows may be the answer.
+                        self.state = State::Searching(id);
                         continue;
                     }
                 },
