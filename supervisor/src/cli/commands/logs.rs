@@ -99,7 +99,8 @@ fn event(line: &[u8], json: bool) -> String {
     let time = time.map_or_else(|| "-".to_owned(), |time| format!("{time:.3}"));
     let rest = fields.iter().filter(|(key, _)| !matches!(key.as_str(), "time" | "event" | "schema"));
     let rest: Vec<String> = rest.map(|(key, value)| format!("{key}={}", plain(value))).collect();
-    format!("{time}  {:<12} {}\n", text("event"), rest.join(" ")).replace(" \n", "\n")
+    let line = format!("{time}  {:<12} {}", text("event"), rest.join(" "));
+    format!("{}\n", line.trim_end())
 }
 
 /// A value as a word.
