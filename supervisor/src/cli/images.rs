@@ -3,9 +3,9 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use imago::qcow2::Qcow2;
 use imago::FormatAccess;
 use imago::format::PreallocateMode;
+use imago::qcow2::Qcow2;
 
 use super::context::Context;
 use super::exit::{ExitKind, Failed, io_kind};
