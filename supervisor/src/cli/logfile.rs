@@ -188,9 +188,8 @@ impl Follower {
         loop {
             match self.watch.read_events() {
                 Ok(events) if events.iter().any(|event| event.mask.intersects(gone)) => return Ok(false),
-                Ok(_) => {}
+                Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(true),
-                Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }

@@ -25,7 +25,7 @@ struct Line<'a> {
 }
 
 #[derive(Serialize)]
-struct Differences<'a> {
+struct Comparison<'a> {
     left: &'a str,
     right: &'a str,
     differences: &'a [Difference],
@@ -41,7 +41,7 @@ pub(super) fn cmdline(context: &Context, args: &CmdlineArgs) -> Outcome {
             let (_, right) = command_line(context, other)?;
             let differences = machine::diff(arguments(&left), arguments(&right));
             if args.output.json() {
-                output::json(&Differences { left: &args.name, right: other, differences: &differences })?;
+                output::json(&Comparison { left: &args.name, right: other, differences: &differences })?;
             } else {
                 output::table(&table(&args.name, other, &differences))?;
             }

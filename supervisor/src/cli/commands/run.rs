@@ -137,8 +137,8 @@ fn foreground(context: &Context, vm: &VmDir) -> Outcome {
             let _ends: OwnedFd = ends;
             // One request from the start to the end: a guest may be over before a second one could be made.
             let forever = Deadline::after(None);
-            let followed = follow::follow(&mut started.client, &Until::Ended, forever, &mut evidence, show);
-            let _ = sender.send((followed, evidence));
+            let seen = follow::follow(&mut started.client, &Until::Ended, forever, &mut evidence, show);
+            let _ = sender.send((seen, evidence));
         })
         .map_err(signals)?;
 
@@ -156,9 +156,9 @@ fn foreground(context: &Context, vm: &VmDir) -> Outcome {
             Ok(0)
         }
         Ended::Guest => {
-            let (followed, mut evidence) =
+            let (seen, mut evidence) =
                 result.recv().map_err(|_| Failed::new(ExitKind::Other, "nobody waited for the guest"))?;
-            finished(context, vm, followed, &mut evidence, interrupts.code())
+            finished(context, vm, seen, &mut evidence, interrupts.code())
         }
     }
 }
