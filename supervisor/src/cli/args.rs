@@ -76,7 +76,7 @@ pub(super) enum Format {
 pub(super) struct Output {
     /// Form of the output.
     #[arg(
-        short,
+        short = 'o',
         long = "output",
         value_enum,
         value_name = "FORMAT",

@@ -53,13 +53,13 @@ pub(super) fn spec(draft: &Draft<'_>) -> Result<VmSpec, Failed> {
     // What `create --dry-run` printed, read again.
     base.remove("schema");
     let keys = draft.flags.ssh_key.iter().map(|key| ssh_key::named(key)).collect::<Result<Vec<_>, _>>()?;
-    lay_over(&mut base, draft, keys.concat())?;
+    lay_over(&mut base, draft, &keys.concat())?;
     if !base.contains_key("name") {
         let random = *uuid::Uuid::new_v4().as_bytes();
         let name = names::made_up(&boots(&base), [random[0], random[1], random[2], random[3]]);
         base.insert("name".to_owned(), Value::from(name));
     }
-    let mut spec = VmSpec::from_json(&Value::Object(base)).map_err(wrong)?;
+    let mut spec = VmSpec::from_json(&Value::Object(base)).map_err(|errors| wrong(&errors))?;
     for (what, path) in [("kernel", &mut spec.boot.kernel), ("initrd", &mut spec.boot.initrd)] {
         if let Some(path) = path {
             *path = readable(what, path)?;
@@ -69,7 +69,7 @@ pub(super) fn spec(draft: &Draft<'_>) -> Result<VmSpec, Failed> {
 }
 
 /// All that is wrong with a spec, as a failure.
-pub(super) fn wrong(errors: SpecErrors) -> Failed {
+pub(super) fn wrong(errors: &SpecErrors) -> Failed {
     let failed = match &errors.0[..] {
         [one] => Failed::new(ExitKind::Usage, one.to_string()),
         many => Failed::new(ExitKind::Usage, format!("{} things are wrong:\n{errors}", many.len())),
@@ -77,7 +77,7 @@ pub(super) fn wrong(errors: SpecErrors) -> Failed {
     failed.context("the VM cannot be like this")
 }
 
-fn lay_over(base: &mut Map<String, Value>, draft: &Draft<'_>, keys: Vec<String>) -> Result<(), Failed> {
+fn lay_over(base: &mut Map<String, Value>, draft: &Draft<'_>, keys: &[String]) -> Result<(), Failed> {
     let flags = draft.flags;
     let mut set = |field: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -120,7 +120,7 @@ fn lay_over(base: &mut Map<String, Value>, draft: &Draft<'_>, keys: Vec<String>)
     for (key, value) in &flags.label {
         merge(base, "labels", key, Value::from(value.as_str()));
     }
-    for (field, more) in [("ssh_keys", &keys), ("qemu_args", &flags.qemu_arg)] {
+    for (field, more) in [("ssh_keys", keys), ("qemu_args", &flags.qemu_arg)] {
         append(base, field, more);
     }
     Ok(())
@@ -132,9 +132,8 @@ fn nets(flags: &SpecFlags) -> Result<Option<Value>, Failed> {
             Err(Failed::new(ExitKind::Usage, "--publish needs a network, and --net none has none"))
         }
         Some(NetMode::None) => Ok(Some(json!([{"type": "none"}]))),
-        Some(NetMode::User) => Ok(Some(json!([{"type": "user", "forwards": flags.publish}]))),
         None if flags.publish.is_empty() => Ok(None),
-        None => Ok(Some(json!([{"type": "user", "forwards": flags.publish}]))),
+        Some(NetMode::User) | None => Ok(Some(json!([{"type": "user", "forwards": flags.publish}]))),
     }
 }
 

@@ -14,6 +14,9 @@ use crate::store::VmDir;
 /// How many lines of each log are shown.
 const LINES: usize = 20;
 
+/// What the log of QEMU's stderr is called.
+const QEMU: &str = "what QEMU wrote on stderr";
+
 /// The logs of one run.
 #[derive(Debug)]
 pub(super) struct Evidence {
@@ -51,7 +54,7 @@ impl Evidence {
         };
         let logs = [
             log("last lines of the serial console", "serial", vm.console_log()),
-            log("what QEMU wrote on stderr", "qemu", vm.qemu_log()),
+            log(QEMU, "qemu", vm.qemu_log()),
         ];
         Self { name: vm.name().to_owned(), logs }
     }
@@ -63,6 +66,13 @@ impl Evidence {
             log.open =
                 File::open(&log.path).ok().filter(|file| log.before.is_none() || inode(file) != log.before);
         }
+    }
+
+    /// The last lines of QEMU's alone, for those who have seen the guest's.
+    pub(super) fn of_qemu(&mut self) -> Vec<Section> {
+        let mut sections = self.sections();
+        sections.retain(|section| section.title.starts_with(QEMU));
+        sections
     }
 
     /// The last lines of each.

@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::exit::{Failed, Section};
+use super::exit::Failed;
 use super::table::Table;
 
 /// Version of every JSON document that midge prints.
@@ -124,22 +124,18 @@ pub(super) fn failure(failed: &Failed) {
 }
 
 fn failure_text(failed: &Failed) -> String {
-    let mut text = format!("midge: error: {:#}\n", failed.error);
-    for Section { title, lines } in failed.sections.iter().filter(|section| !section.lines.is_empty()) {
-        text.push_str(&format!("\n{title}:\n"));
-        for line in lines {
-            text.push_str(&format!("  | {line}\n"));
-        }
+    let mut lines = vec![format!("midge: error: {:#}", failed.error)];
+    for section in failed.sections.iter().filter(|section| !section.lines.is_empty()) {
+        lines.push(format!("\n{}:", section.title));
+        lines.extend(section.lines.iter().map(|line| format!("  | {line}")));
     }
-    if let Some(hint) = &failed.hint {
-        text.push_str(&format!("\nhint: {hint}\n"));
-    }
-    text
+    lines.extend(failed.hint.iter().map(|hint| format!("\nhint: {hint}")));
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::exit::ExitKind;
+    use super::super::exit::{ExitKind, Section};
     use super::*;
 
     #[test]

@@ -159,14 +159,13 @@ enum Keys {
 fn keys(terminal: bool, buffer: &mut [u8]) -> Result<Keys, Failed> {
     // Past the buffer of `std`, which poll(2) cannot see.
     match nix::unistd::read(io::stdin().as_fd(), buffer) {
-        Ok(0) => Ok(Keys::End),
+        // Closed, or the terminal is gone.
+        Ok(0) | Err(Errno::EIO) => Ok(Keys::End),
         Ok(n) => match buffer[..n].iter().position(|b| *b == DETACH).filter(|_| terminal) {
             Some(at) => Ok(Keys::Detach(at)),
             None => Ok(Keys::Typed(n)),
         },
         Err(Errno::EINTR | Errno::EAGAIN) => Ok(Keys::Typed(0)),
-        // The terminal is gone.
-        Err(Errno::EIO) => Ok(Keys::End),
         Err(e) => Err(Failed::io("cannot read stdin", e.into())),
     }
 }

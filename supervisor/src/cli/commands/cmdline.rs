@@ -25,7 +25,7 @@ struct Line<'a> {
 }
 
 #[derive(Serialize)]
-struct Differences<'a> {
+struct Comparison<'a> {
     left: &'a str,
     right: &'a str,
     differences: &'a [Difference],
@@ -39,9 +39,9 @@ pub(super) fn cmdline(context: &Context, args: &CmdlineArgs) -> Outcome {
         None => output::print(|out| out.write_all(shell(&left).as_bytes()))?,
         Some(other) => {
             let (_, right) = command_line(context, other)?;
-            let differences = machine::diff(&left, &right);
+            let differences = machine::diff(arguments(&left), arguments(&right));
             if args.output.json() {
-                output::json(&Differences { left: &args.name, right: other, differences: &differences })?;
+                output::json(&Comparison { left: &args.name, right: other, differences: &differences })?;
             } else {
                 output::table(&table(&args.name, other, &differences))?;
             }
@@ -71,6 +71,14 @@ fn command_line(context: &Context, name: &str) -> Result<(bool, Vec<String>), Fa
     let command = serde_json::from_value(value)
         .map_err(|e| Failed::wrap(ExitKind::Other, e).context("the VM's supervisor named no command line"))?;
     Ok((true, command))
+}
+
+/// The words without the program, which a command line may begin with.
+fn arguments(words: &[String]) -> &[String] {
+    match words {
+        [program, rest @ ..] if !program.starts_with('-') => rest,
+        words => words,
+    }
 }
 
 /// A command line that a shell reads as it is, an option with its value a line.

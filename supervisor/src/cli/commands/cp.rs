@@ -87,8 +87,7 @@ impl Guest<'_> {
                 (Ok(_), before) => sent = before,
                 // A supervisor that hung up in the middle has said why.
                 (Err(refused @ ClientError::Refused(_)), _) => return Err(refused.into()),
-                (Err(_), Err(Sending::Talking(error))) => return Err(error.into()),
-                (Err(error), _) => return Err(error.into()),
+                (Err(_), Err(Sending::Talking(error))) | (Err(error), _) => return Err(error.into()),
             }
         }
     }

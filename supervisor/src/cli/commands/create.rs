@@ -88,7 +88,7 @@ pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Res
         // The VM is of use without it: there are the console and the agent.
         context.voice.note(format_args!("`midge ssh` will not work: {:#}", failed.error));
     }
-    spec.validate().map_err(draft::wrong)?;
+    spec.validate().map_err(|errors| draft::wrong(&errors))?;
     let record = Record {
         schema: SCHEMA,
         id: uuid::Uuid::new_v4(),

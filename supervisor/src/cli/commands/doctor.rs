@@ -1,5 +1,7 @@
 //! `doctor`.
 
+use std::fmt::Write;
+
 use serde::Serialize;
 
 use crate::cli::args::Output;
@@ -39,7 +41,7 @@ fn lines(check: &Check) -> String {
     if check.status != Status::Ok {
         for (label, more) in [("", &check.detail), ("next: ", &check.next)] {
             for line in more.iter().flat_map(|more| more.lines()) {
-                text.push_str(&format!("{:23}{label}{line}\n", ""));
+                let _ = writeln!(text, "{:23}{label}{line}", "");
             }
         }
     }

@@ -53,7 +53,7 @@ fn ls(context: &Context, format: Output) -> Outcome {
     let manifests = || listing.images.iter().map(|image| &image.manifest);
     match format.format {
         _ if context.voice.quiet => {
-            output::print(|out| manifests().try_for_each(|m| writeln!(out, "{}", m.name)))?
+            output::print(|out| manifests().try_for_each(|m| writeln!(out, "{}", m.name)))?;
         }
         Format::Name => output::print(|out| manifests().try_for_each(|m| writeln!(out, "{}", m.name)))?,
         Format::Json => output::json_lines(manifests().map(|m| Line {

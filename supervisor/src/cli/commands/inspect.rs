@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::cli::context::{Context, each};
 use crate::cli::describe::{self, Seen};
-use crate::cli::exit::Failed;
 use crate::cli::{Outcome, output};
 use crate::store::{LastRun, Record, RunState, Status, StoreError, VmDir};
 
@@ -17,7 +16,7 @@ pub(super) fn inspect(context: &Context, names: &[String]) -> Outcome {
         let Some(seen) = Seen::read(&vm) else {
             return Err(StoreError::NotFound { name: name.clone(), near: None }.into());
         };
-        output::json_pretty(&Whole::of(&vm, &seen)).map_err(Failed::from)
+        output::json_pretty(&Whole::of(&vm, &seen))
     })
 }
 

@@ -97,9 +97,12 @@ fn event(line: &[u8], json: bool) -> String {
     let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or("-");
     let time: Option<jiff::Timestamp> = text("time").parse().ok();
     let time = time.map_or_else(|| "-".to_owned(), |time| format!("{time:.3}"));
-    let rest = fields.iter().filter(|(key, _)| !matches!(key.as_str(), "time" | "event" | "schema"));
-    let rest: Vec<String> = rest.map(|(key, value)| format!("{key}={}", plain(value))).collect();
-    format!("{time}  {:<12} {}\n", text("event"), rest.join(" ")).replace(" \n", "\n")
+    let rest = fields.iter().filter(|(key, _)| !matches!(key.as_str(), "time" | "event" | "schema" | "name"));
+    let rest = rest.map(|(key, value)| format!("{key}={}", plain(value)));
+    // What it is about comes first and needs no label.
+    let rest: Vec<String> = fields.get("name").map(plain).into_iter().chain(rest).collect();
+    let line = format!("{time}  {:<12} {}", text("event"), rest.join(" "));
+    format!("{}\n", line.trim_end())
 }
 
 /// A value as a word.
@@ -126,6 +129,8 @@ mod tests {
     fn events_read_as_lines() {
         let line = br#"{"time":"2026-01-02T03:04:05.678901Z","event":"state","state":{"name":"paused","why":"user"}}"#;
         assert_eq!(event(line, false), "2026-01-02T03:04:05.678Z  state        state=paused:user\n");
+        let line = br#"{"time":"2026-01-02T03:04:05Z","event":"phase","ms":1.5,"name":"ready"}"#;
+        assert_eq!(event(line, false), "2026-01-02T03:04:05.000Z  phase        ready ms=1.5\n");
         let line = br#"{"time":"2026-01-02T03:04:05Z","event":"guest-reset"}"#;
         assert_eq!(event(line, false), "2026-01-02T03:04:05.000Z  guest-reset\n");
         assert_eq!(event(b"{\"time\":", false), "");

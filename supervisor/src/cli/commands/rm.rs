@@ -50,7 +50,7 @@ pub(super) fn remove(context: &Context, vm: &VmDir, force: bool) -> Result<(), F
         }
         // The lock is free again: whoever ends the VM may need it.
         match describe::running(&vm.status()).cloned() {
-            None => super::stop::settled(vm)?,
+            None => left(vm)?,
             Some(_) if !force => {
                 let text = format!("the VM `{}` is running", vm.name());
                 let hint = format!("`midge stop {0}` first, or `midge rm --force {0}`", vm.name());
@@ -61,6 +61,16 @@ pub(super) fn remove(context: &Context, vm: &VmDir, force: bool) -> Result<(), F
         }
     }
     Err(Failed::new(ExitKind::WrongState, format!("the VM `{}` does not stay stopped", vm.name())))
+}
+
+/// Waits for a supervisor that has ended its VM and is about to leave. It may remove the VM itself, for which it needs the
+/// lock that the caller must not hold here.
+fn left(vm: &VmDir) -> Result<(), Failed> {
+    super::stop::settled(vm)?;
+    match vm.lock_supervisor() {
+        Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Ends the processes of a VM whose record cannot be read, so that no supervisor could look after it any more.

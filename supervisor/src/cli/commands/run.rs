@@ -119,21 +119,26 @@ fn foreground(context: &Context, vm: &VmDir) -> Outcome {
     .map_err(signals)?;
 
     let mut evidence = Evidence::of_next_run(vm);
-    let (mut client, _, _) = start::begin(context, vm, None, None, shown(context, false))?;
-    evidence.refresh();
+    let mut started = crate::vm::start(context.home()?, vm)?;
+    if !context.voice.quiet {
+        started.notes.iter().for_each(|note| output::say(format_args!("midge: {note}")));
+    }
     if interrupts.code().is_some() {
+        // The signal came before there was anything to end.
         ask(context.home()?, vm, &Request::Kill);
     }
     // The end is waited for on a thread of its own; the pipe's end tells of it.
     let (sender, result) = mpsc::channel();
     let (ended, ends) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| signals(e.into()))?;
+    let show = shown(context, false);
     std::thread::Builder::new()
         .name("follow".to_owned())
         .spawn(move || {
             let _ends: OwnedFd = ends;
-            let quiet = Show { phases: false, prefix: "", notes: false };
+            // One request from the start to the end: a guest may be over before a second one could be made.
             let forever = Deadline::after(None);
-            let _ = sender.send(follow::follow(&mut client, &Until::Ended, forever, &mut evidence, quiet));
+            let seen = follow::follow(&mut started.client, &Until::Ended, forever, &mut evidence, show);
+            let _ = sender.send((seen, evidence));
         })
         .map_err(signals)?;
 
@@ -151,9 +156,9 @@ fn foreground(context: &Context, vm: &VmDir) -> Outcome {
             Ok(0)
         }
         Ended::Guest => {
-            let followed =
+            let (seen, mut evidence) =
                 result.recv().map_err(|_| Failed::new(ExitKind::Other, "nobody waited for the guest"))?;
-            finished(context, vm, followed, interrupts.code())
+            finished(context, vm, seen, &mut evidence, interrupts.code())
         }
     }
 }
@@ -178,6 +183,7 @@ fn finished(
     context: &Context,
     vm: &VmDir,
     followed: Result<Followed, Failed>,
+    evidence: &mut Evidence,
     signal: Option<u8>,
 ) -> Outcome {
     let end = followed.map(|followed| followed.end)?;
@@ -194,10 +200,8 @@ fn finished(
                 Cause::DebugExit { .. } => {}
                 _ if code == 0 => context.voice.detail(format_args!("`{}`: {end}", vm.name())),
                 _ => {
-                    return Err(Failed::new(
-                        ExitKind::Other,
-                        format!("the guest of `{}` ended: {end}", vm.name()),
-                    ));
+                    let text = format!("the guest of `{}` ended: {end}", vm.name());
+                    return Err(Failed::new(ExitKind::Other, text).sections(evidence.of_qemu()));
                 }
             }
             Ok(code)

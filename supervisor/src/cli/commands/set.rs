@@ -17,7 +17,7 @@ pub(super) fn set(context: &Context, name: &str, flags: &SetFlags) -> Outcome {
     let mut record = vm.record()?;
     let before = record.spec.disk;
     apply(&mut record.spec, flags)?;
-    record.spec.validate().map_err(draft::wrong)?;
+    record.spec.validate().map_err(|errors| draft::wrong(&errors))?;
     if let (Some(size), true) = (record.spec.disk, record.spec.disk != before) {
         if !vm.disk().exists() {
             return Err(Failed::new(ExitKind::Usage, format!("the VM `{name}` has no disk")));

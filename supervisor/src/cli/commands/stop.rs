@@ -1,6 +1,6 @@
 //! `stop`, `kill`, `pause` and `resume`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::Outcome;
 use crate::cli::args::StopArgs;
@@ -24,13 +24,16 @@ pub(super) fn stop(context: &Context, args: &StopArgs) -> Outcome {
 pub(super) fn stop_one(context: &Context, name: &str, timeout: Duration, force: bool) -> Result<(), Failed> {
     let within = if force { Duration::ZERO } else { timeout };
     let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    let asked = Instant::now();
     let end = end(context, &context.vm(name)?, &Request::Stop { within_ms }, within)?;
     match end {
         None => context.voice.detail(format_args!("`{name}` is not running")),
-        Some(End { cause: Cause::Killed, .. }) if !force => {
-            context.voice.note(format_args!(
-                "`{name}` was ended by force: it cannot be asked, or did not end in time"
-            ));
+        // A guest that cannot be asked is ended at once, and that is no news.
+        Some(End { cause: Cause::Killed, .. }) if !force && asked.elapsed() >= within => {
+            let seconds = within.as_secs();
+            context
+                .voice
+                .note(format_args!("`{name}` did not end within {seconds} s and was ended by force"));
         }
         Some(end) => context.voice.detail(format_args!("`{name}`: {end}")),
     }

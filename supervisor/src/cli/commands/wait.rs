@@ -6,7 +6,6 @@ use crate::cli::args::{WaitArgs, WaitFor};
 use crate::cli::context::Context;
 use crate::cli::deadline::{DEFAULT_WAIT, Deadline};
 use crate::cli::evidence::Evidence;
-use crate::cli::exit::Failed;
 use crate::cli::follow::{Show, follow};
 use crate::cli::{Outcome, output};
 use crate::vm::{End, LaunchError, Phase};
@@ -43,7 +42,7 @@ fn told(args: &WaitArgs, phases: &[Phase], end: Option<&End>) -> Outcome {
     if args.output.json() {
         output::json(&Waited { name: &args.name, phases, end })?;
     } else if let Some(end) = end {
-        output::line(end).map_err(Failed::from)?;
+        output::line(end)?;
     }
     Ok(0)
 }
