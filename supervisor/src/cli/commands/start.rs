@@ -32,7 +32,7 @@ pub(super) fn start(context: &Context, args: &StartArgs) -> Outcome {
     let started: Vec<_> = thread::scope(|scope| {
         let followers: Vec<_> =
             args.names.iter().map(|name| scope.spawn(move || start_one(context, name, stay))).collect();
-        followers.into_iter().map(|follower| follower.join()).collect()
+        followers.into_iter().map(thread::ScopedJoinHandle::join).collect()
     });
     let mut booted = Vec::new();
     let mut outcome = Ok(0);
