@@ -6,9 +6,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is how a build script speaks to cargo")]
 
 use std::env::{self, VarError};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::{fs, io};
 
 /// The only target of the guest so far; its flags are in `guest/kernel.toml`.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -58,8 +58,9 @@ fn build(guest: &Path, target: &Path) -> Result<(), String> {
             cargo.env_remove(name);
         }
     }
-    let result = cargo.output().map_err(|error: io::Error| {
-        format!("cannot start cargo for the reference unikernel: {error}: is {:?} there?", cargo.get_program())
+    let program = cargo.get_program().to_owned();
+    let result = cargo.output().map_err(|error| {
+        format!("cannot start `{}` for the reference unikernel: {error}", program.display())
     })?;
     if result.status.success() {
         return Ok(());
@@ -89,8 +90,14 @@ fn belongs_to_outer_build(name: &str) -> bool {
         "CARGO_INCREMENTAL",
         "CLIPPY_ARGS",
     ];
-    const PREFIXES: [&str; 6] =
-        ["CARGO_BUILD_", "CARGO_TARGET_", "CARGO_PROFILE_", "CARGO_CFG_", "CARGO_FEATURE_", "CARGO_UNSTABLE_"];
+    const PREFIXES: [&str; 6] = [
+        "CARGO_BUILD_",
+        "CARGO_TARGET_",
+        "CARGO_PROFILE_",
+        "CARGO_CFG_",
+        "CARGO_FEATURE_",
+        "CARGO_UNSTABLE_",
+    ];
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 

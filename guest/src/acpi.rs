@@ -1,7 +1,7 @@
 //! The few facts of the ACPI tables that switching off and resetting need.
 //!
 //! Tables are read as bytes at physical addresses; getting those bytes is the caller's matter. Offsets: ACPI
-//! specification 6.5, 5.2.5 (RSDP), 5.2.7 (RSDT), 5.2.9 (FADT) and 4.8.3.7 (sleep control register).
+//! specification 6.5, 5.2.5 (RSDP), 5.2.7 (RSDT), 5.2.8 (XSDT), 5.2.9 (FADT) and 4.8.3.7 (sleep control register).
 
 /// Signature and length of every table but the RSDP.
 pub const HEADER: usize = 8;
@@ -53,22 +53,21 @@ pub struct Power {
 /// Reads the tables from the root pointer at `rsdp` on. `table(address, length)` gives the bytes of physical memory.
 /// `None` when what is found is no set of ACPI tables.
 pub fn power<'a>(rsdp: u64, table: impl Fn(u64, usize) -> &'a [u8]) -> Option<Power> {
-    let root = table(rsdp, 20);
+    let root = table(rsdp, 36);
     if !root.starts_with(b"RSD PTR ") {
         return None;
     }
-    // The RSDT is there in every version; QEMU keeps all tables below 4 GiB.
     let whole = |address: u64| -> Option<&'a [u8]> {
         let length = u32_at(table(address, HEADER), 4)? as usize;
-        (SDT_HEADER..1 << 20).contains(&length).then(|| table(address, length))
+        (address != 0 && (SDT_HEADER..1 << 20).contains(&length)).then(|| table(address, length))
     };
-    let rsdt = whole(u32_at(root, 16)?.into())?;
-    let fadt = rsdt
+    // From revision 2 on there may be an XSDT, and a microvm has nothing else.
+    let xsdt = if *root.get(15)? >= 2 { u64_at(root, 24)? } else { 0 };
+    let (list, entry) = if xsdt != 0 { (xsdt, 8) } else { (u32_at(root, 16)?.into(), 4) };
+    let fadt = whole(list)?
         .get(SDT_HEADER..)?
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .filter_map(|entry| whole(u32::from_le_bytes(*entry).into()))
+        .chunks_exact(entry)
+        .filter_map(|entry| whole(u64_at(entry, 0).or_else(|| u32_at(entry, 0).map(u64::from))?))
         .find(|table| table.starts_with(b"FACP"))?;
 
     let flags = u32_at(fadt, 112)?;
@@ -187,6 +186,17 @@ mod tests {
             Some(Sleep::Control { register: Register::Memory(0xfea0_0000), value: 0x34 })
         );
         assert_eq!(power.reset, None);
+    }
+
+    #[test]
+    fn an_xsdt_goes_before_the_rsdt() {
+        let mut memory = memory(0, S5_QEMU);
+        memory[15] = 2;
+        memory[16..20].fill(0);
+        memory[24..32].copy_from_slice(&0x180_u64.to_le_bytes());
+        let xsdt = table(b"XSDT", &0x200_u64.to_le_bytes());
+        memory[0x180..0x180 + xsdt.len()].copy_from_slice(&xsdt);
+        assert!(read(&memory).expect("tables").sleep.is_some());
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Net {
                 self.address = Some(address);
             }
             Some(dhcpv4::Event::Deconfigured) => {
-                self.interface.update_ip_addrs(|addresses| addresses.clear());
+                self.interface.update_ip_addrs(|addresses| _ = addresses.pop());
                 self.interface.routes_mut().remove_default_ipv4_route();
                 if self.address.take().is_some() {
                     println!("hello: address lost");
@@ -176,8 +176,11 @@ struct Mac([u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        for (index, byte) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ":" };
+            write!(f, "{separator}{byte:02x}")?;
+        }
+        Ok(())
     }
 }
 

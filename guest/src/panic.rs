@@ -13,10 +13,9 @@ const CODE: u8 = 101;
 fn panic(info: &PanicInfo<'_>) -> ! {
     static PANICKING: AtomicBool = AtomicBool::new(false);
     if !PANICKING.swap(true, Ordering::Relaxed) {
-        match info.location() {
-            Some(at) => println!("hello: panic: {} ({}:{})", info.message(), at.file(), at.line()),
-            None => println!("hello: panic: {}", info.message()),
-        }
+        let place = info.location();
+        let (file, line) = place.map_or(("?", 0), |place| (place.file(), place.line()));
+        println!("hello: panic: {} ({file}:{line})", info.message());
         power::notify_panic();
         power::exit(CODE);
     }

@@ -228,7 +228,7 @@ impl From<io::Error> for Error {
 }
 
 impl Error {
-    /// True when no later call on this connection can succeed.
+    /// True when the other side is gone or the socket has failed.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed | Self::Io(_))
     }

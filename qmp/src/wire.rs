@@ -133,7 +133,14 @@ impl Framer {
             };
             let end = self.scanned + offset;
             let line = self.start..end;
-            let is_sentinel = self.buffer[end] == SENTINEL;
+            if skip == Skip::Nothing && line.len() > self.limit {
+                // Told before its end, as it would have been had the end come later.
+                self.start = end;
+                self.scanned = end;
+                self.skip = Skip::Line;
+                return Err(TooLong { limit: self.limit });
+            }
+            let is_sentinel = sentinel && self.buffer[end] == SENTINEL;
             self.start = end + 1;
             self.scanned = self.start;
             self.skip = Skip::Nothing;
@@ -142,9 +149,6 @@ impl Framer {
             }
             if skip == Skip::Line {
                 continue;
-            }
-            if line.len() > self.limit {
-                return Err(TooLong { limit: self.limit });
             }
             let line = self.buffer[line].trim_ascii();
             if !line.is_empty() {

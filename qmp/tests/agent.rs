@@ -257,15 +257,18 @@ async fn a_stream_gives_everything_and_leaves_nothing() {
 async fn a_stream_gives_output_while_the_command_runs() {
     let ga = GuestAgent::spawn();
     let agent = ga.agent().await;
-    let gate = ga.text("gate");
-    nix::unistd::mkfifo(ga.path("gate").as_path(), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // It cannot go on before the test has seen the first line.
-    let exec = shell(&format!("echo one; read line <{gate}; echo two >&2; read line <{gate}; echo three"));
+    let gates = ["gate1", "gate2"].map(|name| {
+        nix::unistd::mkfifo(ga.path(name).as_path(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        ga.text(name)
+    });
+    // It cannot go on before the test has seen the line before.
+    let script = "echo one; read line <\"$0\"; echo two >&2; read line <\"$1\"; echo three";
+    let exec = shell(script).args(gates.clone());
     let mut stream = agent.exec_stream(&exec, DEADLINE).await.unwrap();
     assert_eq!(stream.next(DEADLINE).await.unwrap(), Some(Output::Stdout(b"one\n".to_vec())));
     let error = stream.next(Duration::from_millis(30)).await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
-    agent.write_file(&gate, b"go\n", DEADLINE).await.unwrap();
+    agent.write_file(&gates[0], b"go\n", DEADLINE).await.unwrap();
     assert_eq!(stream.next(DEADLINE).await.unwrap(), Some(Output::Stderr(b"two\n".to_vec())));
     // Cut short again and again, by cancelling; nothing is lost and the agent stays in step.
     for _ in 0..200 {
@@ -275,9 +278,28 @@ async fn a_stream_gives_output_while_the_command_runs() {
             output = stream.next(DEADLINE) => panic!("{output:?}"),
         }
     }
-    agent.write_file(&gate, b"go\n", DEADLINE).await.unwrap();
+    agent.write_file(&gates[1], b"go\n", DEADLINE).await.unwrap();
     assert_eq!(stream.next(DEADLINE).await.unwrap(), Some(Output::Stdout(b"three\n".to_vec())));
     assert_eq!(stream.next(DEADLINE).await.unwrap(), Some(Output::Exit(Exit::Code(0))));
+}
+
+#[tokio::test]
+async fn a_dropped_stream_frees_the_guest_and_leaves_the_command_running() {
+    let ga = GuestAgent::spawn();
+    let agent = ga.agent().await;
+    agent.ping(DEADLINE).await.unwrap();
+    let before = ga.open_files();
+    let exec = Exec::new("sleep").arg("1000").scratch(ga.folder.path().to_str().unwrap());
+    let stream = agent.exec_stream(&exec, DEADLINE).await.unwrap();
+    let pid = stream.pid();
+    assert_eq!(ga.open_files(), before + 2);
+    drop(stream);
+    tokio::task::yield_now().await;
+    agent.ping(DEADLINE).await.unwrap();
+    agent.ping(DEADLINE).await.unwrap();
+    assert_eq!(ga.open_files(), before);
+    agent.signal(pid, "KILL", DEADLINE).await.unwrap();
+    assert_eq!(agent.exec_wait(pid, DEADLINE).await.unwrap().exit, Exit::Signal(9));
 }
 
 #[tokio::test]

@@ -6,10 +6,13 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use common::{DEADLINE, Qemu};
 use qapi::qmp as q;
+use qmp::agent::Agent;
 use qmp::{Error, ErrorClass, Monitor};
+use tokio::net::UnixListener;
 
 #[tokio::test]
 async fn greeting_tells_the_version_and_oob() {
@@ -239,4 +242,27 @@ async fn a_job_that_fails_says_why() {
         matches!(&error, Error::Job { id, desc } if id == "make" && desc.contains("No such file")),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn nobody_behind_a_real_virtio_serial_port() {
+    // QEMU has the port, but no guest opens it: nothing is read and nothing is said.
+    let short = Duration::from_millis(20);
+    let folder = tempfile::TempDir::with_prefix("qmp-test-").unwrap();
+    let listener = UnixListener::bind(folder.path().join("agent")).unwrap();
+    let chardev = format!("socket,id=agent,path={}", folder.path().join("agent").display());
+    let port = "virtserialport,chardev=agent,name=org.qemu.guest_agent.0";
+    let qemu = Qemu::q35(&["-device", "virtio-serial", "-chardev", &chardev, "-device", port]);
+    let (monitor, _events) = qemu.monitor().await;
+    let (stream, _) = listener.accept().await.unwrap();
+    let agent = Agent::connect(stream);
+    for _ in 0..3 {
+        assert!(agent.sync(short).await.unwrap_err().is_timeout());
+        assert!(agent.ping(short).await.unwrap_err().is_timeout());
+    }
+    // Not even when the socket takes no more.
+    assert!(agent.write_file("/f", &vec![0; 4 << 20], short).await.unwrap_err().is_timeout());
+    monitor.execute(q::quit {}, DEADLINE).await.unwrap();
+    monitor.closed().await;
+    assert!(matches!(agent.ping(DEADLINE).await, Err(Error::Closed)));
 }

@@ -92,7 +92,7 @@ impl Connection {
     async fn get_in_step(&mut self) -> Result<(), Error> {
         self.check_alive()?;
         // Between two calls the agent has nothing to say. If it did, that is an answer to an older question.
-        if self.in_step && !self.has_input() {
+        if self.in_step && self.replies.is_empty() && !self.has_input() {
             return Ok(());
         }
         self.sync().await

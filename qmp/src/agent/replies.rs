@@ -46,6 +46,11 @@ impl Replies {
         self.state = State::Searching(id);
     }
 
+    /// True when nothing is held that has not been looked at.
+    pub fn is_empty(&self) -> bool {
+        self.framer.is_empty()
+    }
+
     /// Adds bytes as they came in.
     pub fn push(&mut self, bytes: &[u8]) {
         self.framer.push(bytes);
@@ -61,7 +66,8 @@ impl Replies {
                 Err(long) => match self.state {
                     State::InStep => return Err(Error::TooLong { limit: long.limit }),
                     State::Searching(id) | State::Found(id) => {
-                        self.begin_sync(id);
+                        // The framer drops the rest of that line; what follows may be the answer.
+                        self.state = State::Searching(id);
                         continue;
                     }
                 },

@@ -4,6 +4,8 @@ mod spec;
 mod values;
 mod verbs;
 
+use std::ffi::OsString;
+
 use clap::{Args, Parser, ValueEnum};
 
 pub(super) use spec::{SetFlags, SpecFlags};
@@ -17,6 +19,22 @@ guest command's own code; there 125 is midge's own failure and 127 a program tha
 A foreground `run` ends with the number that the guest gave isa-debug-exit, where it has one.
 
 Environment: MIDGE_HOME (state), MIDGE_RUN (run-time files), MIDGE_OUTPUT (default of --output), NO_COLOR.";
+
+/// Joins `--wait SIGN` to `--wait=SIGN`, as both are written, where the word is a sign. `--wait` alone may stand before a
+/// VM's name, so to the parser its value has to be attached. What follows `--` is the guest's.
+pub(super) fn join_waits(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    let mut ours = true;
+    for word in words {
+        ours &= word != "--";
+        let sign = word.to_str().filter(|w| ours && values::wait_for(w).is_ok());
+        match (joined.last_mut(), sign) {
+            (Some(before), Some(sign)) if before == "--wait" => before.push(format!("={sign}")),
+            _ => joined.push(word),
+        }
+    }
+    joined
+}
 
 /// Debian and unikernels as QEMU virtual machines, under the same flags.
 #[derive(Debug, Parser)]

@@ -1,6 +1,6 @@
 //! What every command has at hand.
 
-use std::cell::OnceCell;
+use std::sync::OnceLock;
 
 use super::exit::{ExitKind, Failed};
 use super::output::Voice;
@@ -10,7 +10,7 @@ use crate::vm::control::Client;
 /// The folders, found when first asked for, and how talkative to be.
 #[derive(Debug)]
 pub(super) struct Context {
-    home: OnceCell<Home>,
+    home: OnceLock<Home>,
     /// How talkative to be.
     pub(super) voice: Voice,
 }
@@ -18,7 +18,7 @@ pub(super) struct Context {
 impl Context {
     /// A context that has looked at nothing yet.
     pub(super) fn new(quiet: bool, verbose: bool) -> Self {
-        Self { home: OnceCell::new(), voice: Voice { quiet, verbose } }
+        Self { home: OnceLock::new(), voice: Voice { quiet, verbose } }
     }
 
     /// The folders.

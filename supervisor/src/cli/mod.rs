@@ -24,7 +24,7 @@ mod units;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::Parser as _;
 
 pub use exit::ExitKind;
 
@@ -37,7 +37,7 @@ type Outcome = Result<u8, Failed>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(args::join_waits(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help, the version, or a wrong command line: clap knows where each goes. A reader that has left is no failure.

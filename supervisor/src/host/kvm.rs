@@ -103,6 +103,25 @@ impl KvmState {
     }
 }
 
+/// Whether KVM lets guests have all of these CPU features: bits of CPUID leaf 1, ECX, in `KVM_GET_SUPPORTED_CPUID`
+/// (Linux, Documentation/virt/kvm/api.rst). False where KVM cannot be used, and where there is no CPUID.
+#[must_use]
+pub fn offers(leaf_1_ecx: u32) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        kvm_ioctls::Kvm::new()
+            .and_then(|kvm| kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES))
+            .is_ok_and(|cpuid| {
+                cpuid.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.ecx & leaf_1_ecx == leaf_1_ecx)
+            })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = leaf_1_ecx;
+        false
+    }
+}
+
 /// Whether KVM can be used here.
 ///
 /// The first answer of a boot takes a real run (under 30 ms; at most 3 s where KVM hangs); works and emulates are

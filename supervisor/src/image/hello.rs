@@ -30,6 +30,8 @@ pub fn kernel(arch: Arch) -> Option<&'static [u8]> {
 
 #[cfg(all(test, hello_x86_64))]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::spec::Ready;
 
@@ -48,7 +50,38 @@ mod tests {
     }
 
     #[test]
+    fn no_segment_is_writable_and_executable() {
+        let segments = objdump("-p");
+        let flags: Vec<&str> =
+            segments.lines().filter_map(|line| line.split_once(" flags ")).map(|(_, flags)| flags).collect();
+        assert!(flags.contains(&"r-x") && flags.contains(&"rw-"), "{segments}");
+        assert!(!flags.contains(&"rwx"), "{segments}");
+    }
+
+    /// The instruction emulator of KVM, which some hosts run guest kernels on, has no SSE.
+    #[test]
+    fn the_kernel_uses_no_sse_and_no_iret() {
+        let code = objdump("-d");
+        let instructions = code.lines().filter(|line| line.contains('\t')).count();
+        assert!(instructions > 10_000, "only {instructions} instructions were listed");
+        let foreign =
+            |line: &&str| ["%xmm", "%ymm", "%mm", "%st", "\tiret"].iter().any(|word| line.contains(word));
+        let found: Vec<&str> = code.lines().filter(foreign).collect();
+        assert!(found.is_empty(), "{found:#?}");
+    }
+
+    #[test]
     fn the_sign_of_readiness_is_understood() {
         READY.parse::<Ready>().expect("valid");
+    }
+
+    /// What objdump says of the kernel. It is part of binutils, without which no Rust program is linked.
+    fn objdump(option: &str) -> String {
+        let output = Command::new("objdump")
+            .args([option, concat!(env!("OUT_DIR"), "/hello-x86_64")])
+            .output()
+            .expect("objdump starts");
+        assert!(output.status.success(), "objdump {option}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
     }
 }

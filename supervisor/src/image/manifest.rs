@@ -7,10 +7,11 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::digest;
 use super::error::{ImageError, io_error};
+use super::{ImageName, digest};
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Kind};
+use crate::store::Home;
 
 /// Version of the manifest's format that this midge writes.
 pub const MANIFEST_SCHEMA: u32 = 1;
@@ -141,6 +142,16 @@ impl Image {
     pub(super) fn file_names(&self) -> Vec<PathBuf> {
         let parts = self.manifest.parts().into_iter().flatten().map(|part| part.file.clone());
         parts.chain([PathBuf::from(MANIFEST)]).collect()
+    }
+
+    /// The image that a manifest of earlier describes: its own parts, which stay for as long as a VM stands on them, and
+    /// not those of an image of the same name that was made since.
+    ///
+    /// # Errors
+    /// [`ImageError::Name`] when the manifest's name is none; whether the parts are there is seen when they are opened.
+    pub fn recorded(home: &Home, manifest: &Manifest) -> Result<Self, ImageError> {
+        let name: ImageName = manifest.name.parse()?;
+        Ok(Self { manifest: manifest.clone(), folder: home.images().join(name.folder()) })
     }
 
     /// The disk's file.

@@ -15,10 +15,10 @@ mod scratch;
 mod store;
 
 pub use error::ImageError;
+pub use kernel::{KernelError, KernelFormat, inspect_kernel};
 pub use manifest::{Draft, Image, ImageDisk, MANIFEST_SCHEMA, Manifest, Part};
 pub use name::{ImageName, ImageNameError};
 pub use store::{Embedded, ImageStore, Listing};
-pub use kernel::{KernelError, KernelFormat, inspect_kernel};
 
 use crate::spec::Arch;
 use crate::store::Home;
@@ -35,16 +35,4 @@ pub fn store(home: &Home) -> ImageStore {
         source: "midge's reference unikernel, embedded in the program",
     });
     ImageStore::new(home.state(), embedded.into_iter().collect())
-}
-
-impl Image {
-    /// The image that a manifest of earlier describes: its parts, which are kept for as long as a VM needs them, and not
-    /// those of an image of the same name that was made since.
-    ///
-    /// # Errors
-    /// When the manifest's name is none.
-    pub fn recorded(home: &Home, manifest: &Manifest) -> Result<Self, ImageError> {
-        let name: ImageName = manifest.name.parse()?;
-        Ok(Self { manifest: manifest.clone(), folder: home.images().join(name.folder()) })
-    }
 }

@@ -3,7 +3,7 @@
 use crate::host::QemuFacts;
 use crate::spec::{Arch, Kind, Machine, VmSpec};
 
-use super::{MachineError, ResolvedAccel};
+use super::{MachineError, ResolvedAccel, Resources};
 
 /// The oldest QEMU whose options these lists keep to: Debian 12's.
 pub const OLDEST_QEMU: (u32, u32) = (7, 2);
@@ -39,8 +39,8 @@ impl Board {
         }
     }
 
-    /// Whether a VM on this board can be the source of a snapshot: its machine type must be versioned, so that a later
-    /// QEMU lays out the device state in the same way.
+    /// Whether a VM on this board can be the source of a snapshot: its machine type must be versioned, so
+    /// that a later QEMU lays out the device state in the same way.
     #[must_use]
     pub const fn snapshots(self) -> bool {
         !matches!(self, Self::Microvm)
@@ -81,22 +81,34 @@ pub(super) fn version_text(qemu: &QemuFacts) -> String {
     format!("{major}.{minor}.{micro}")
 }
 
-/// The CPU model when the spec names none.
+/// The CPU model of x86_64 guests when the spec names none.
 ///
-/// - x86_64: `Westmere-v1` with `rdrand`. It is the highest Intel model that TCG implements in full (SandyBridge and
-///   later ask for `tsc-deadline`, and QEMU then warns on stderr), it holds x86-64-v2 and AES, it can be migrated, and
-///   every KVM host of the last decade runs it, so a snapshot travels between hosts; `host` would tie it to one. Intel
-///   rather than AMD because Linux trusts the TSCs of several Intel CPUs to agree (`unsynchronized_tsc()`). `rdrand`
-///   seeds the guest's random numbers from the first instruction on, before virtio-rng has a driver.
-/// - aarch64 under TCG: `cortex-a72`, the Raspberry Pi 4's. `max` is slower by far: it emulates pointer authentication.
+/// The highest Intel model that TCG implements in full (SandyBridge and later ask for `tsc-deadline`, and
+/// QEMU then warns on stderr). It holds x86-64-v2 and AES, can be migrated, and every KVM host of the last
+/// decade runs it, so a snapshot travels between hosts; `host` would tie it to one. Intel rather than AMD
+/// because Linux trusts the TSCs of several Intel CPUs to agree (`unsynchronized_tsc()`). `rdrand` seeds the
+/// guest's random numbers from the first instruction on, before virtio-rng has a driver.
+const X86_CPU: &str = "Westmere-v1,rdrand=on";
+
+/// What KVM must offer in CPUID leaf 1, ECX, for midge's own CPU model to run without a warning: SSE3,
+/// PCLMULQDQ, SSSE3, CX16, SSE4.1, SSE4.2, POPCNT, AES and RDRAND (Intel SDM volume 2A, CPUID). All its other
+/// features every 64-bit CPU has.
+pub const KVM_CPU_ECX: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 25 | 1 << 30;
+
+/// The CPU model: the spec's, or midge's choice.
+///
+/// - x86_64: [`X86_CPU`], or `host` on a KVM that lacks a part of it.
+/// - aarch64 under TCG: `cortex-a72`, the Raspberry Pi 4's. `max` is slower by far: it emulates pointer
+///   authentication.
 /// - aarch64 under KVM: `host`, as KVM offers no other model there.
-pub(super) fn cpu(spec: &VmSpec, accel: ResolvedAccel) -> String {
-    match (&spec.cpu, spec.arch, accel) {
-        (Some(model), _, _) => model.clone(),
-        (None, Arch::X86_64, _) => "Westmere-v1,rdrand=on".to_owned(),
-        (None, Arch::Aarch64, ResolvedAccel::Tcg) => "cortex-a72".to_owned(),
-        (None, Arch::Aarch64, ResolvedAccel::Kvm) => "host".to_owned(),
-    }
+pub(super) fn cpu(spec: &VmSpec, resources: &Resources) -> String {
+    let chosen = match (spec.arch, resources.accel) {
+        (Arch::X86_64, ResolvedAccel::Kvm) if !resources.kvm_cpu => "host",
+        (Arch::X86_64, _) => X86_CPU,
+        (Arch::Aarch64, ResolvedAccel::Tcg) => "cortex-a72",
+        (Arch::Aarch64, ResolvedAccel::Kvm) => "host",
+    };
+    spec.cpu.as_deref().unwrap_or(chosen).to_owned()
 }
 
 /// The virtio generations that a NIC on PCI speaks.
@@ -111,8 +123,9 @@ pub(super) struct NicMode {
 impl NicMode {
     /// The one thing of a machine that a guest's kind decides.
     ///
-    /// A transitional NIC serves Linux, Unikraft, Solo5 (both drive the legacy interface only) and Nanos. Hermit has a driver
-    /// for the modern one only and looks for its PCI id, which a transitional device does not carry (virtio 1.2, 4.1.2.1).
+    /// A transitional NIC serves Linux, Unikraft, Solo5 (both drive the legacy interface only) and Nanos.
+    /// Hermit has a driver for the modern one only and looks for its PCI id, which a transitional device does
+    /// not carry (virtio 1.2, 4.1.2.1).
     pub(super) const fn of(kind: Kind) -> Self {
         match kind {
             Kind::Hermit => Self { disable_legacy: true, disable_modern: false },

@@ -11,9 +11,9 @@ use super::{Board, Disk, DiskFormat, List, MachineError, Resources};
 /// Transports for virtio devices on a microvm without a second I/O APIC (QEMU, `hw/i386/microvm.c`).
 pub const MICROVM_SLOTS: usize = 8;
 
-/// Where a microvm's first transport lies, and the size of each.
-const MICROVM_BASE: u64 = 0xfeb0_0000;
-const MICROVM_SLOT_SIZE: u64 = 512;
+/// Where a microvm's first transport lies, and the size of each (`include/hw/i386/microvm.h`).
+const MICROVM_BASE: usize = 0xfeb0_0000;
+const MICROVM_SLOT_SIZE: usize = 512;
 /// The first transport's interrupt on a microvm with ACPI and one I/O APIC.
 const MICROVM_FIRST_IRQ: usize = 16;
 
@@ -31,8 +31,8 @@ impl Bus {
 
     /// A virtio device of this type (`net`, `blk`, …) with its place on the board.
     ///
-    /// On a microvm the place is named, from the top down, as QEMU would fill it: kernels that learn of the transports by
-    /// [`super::kernel_words`] need fixed addresses.
+    /// On a microvm the place is named, from the top down, as QEMU would fill it: kernels that learn of the
+    /// transports by [`super::kernel_words`] need fixed addresses.
     fn device(&mut self, kind: &str) -> Result<Opt, MachineError> {
         if self.board.pci() {
             return Ok(Opt::word(&format!("virtio-{kind}-pci")));
@@ -45,16 +45,11 @@ impl Bus {
 
 /// How a kernel without ACPI and device tree learns of the `count` uppermost transports of a microvm: Linux's
 /// `virtio_mmio.device=SIZE@BASE:IRQ` (kernel-parameters.txt), which Unikraft, Nanos and Hermit read as well.
-pub(super) fn microvm_words(count: usize) -> Vec<String> {
-    (0..MICROVM_SLOTS)
-        .rev()
-        .take(count)
-        .zip((0..MICROVM_SLOTS as u64).rev())
-        .map(|(slot, index)| {
-            let base = MICROVM_BASE + index * MICROVM_SLOT_SIZE;
-            format!("virtio_mmio.device={MICROVM_SLOT_SIZE}@{base:#x}:{}", MICROVM_FIRST_IRQ + slot)
-        })
-        .collect()
+pub(super) fn microvm_words(count: usize) -> impl Iterator<Item = String> {
+    (0..MICROVM_SLOTS).rev().take(count).map(|slot| {
+        let base = MICROVM_BASE + slot * MICROVM_SLOT_SIZE;
+        format!("virtio_mmio.device={MICROVM_SLOT_SIZE}@{base:#x}:{}", MICROVM_FIRST_IRQ + slot)
+    })
 }
 
 /// The network interfaces.
@@ -77,8 +72,8 @@ pub(super) fn nics(
                     backend = backend.show("hostfwd", hostfwd(address, host, guest));
                 }
             }
-            // A NIC without a peer makes QEMU warn on stderr. So it gets one that leads nowhere, and the supervisor takes its
-            // link down before the first instruction: see `unplugged`.
+            // A NIC without a peer makes QEMU warn on stderr. So it gets one that leads nowhere, and the
+            // supervisor takes its link down before the first instruction: see `unplugged`.
             Net::None { .. } => backend = backend.switch("restrict", true),
         }
         list.pair("-netdev", backend);
@@ -89,13 +84,14 @@ pub(super) fn nics(
             .show("netdev", format_args!("net{index}"))
             .show("mac", mac);
         if bus.board.pci() {
-            // Written out although it is the default on the root bus: behind a PCI Express port it would not be.
+            // Written out although it is the default on the root bus: behind a PCI Express port it would not
+            // be.
             let mode = NicMode::of(kind);
             nic = nic
                 .switch("disable-legacy", mode.disable_legacy)
                 .switch("disable-modern", mode.disable_modern)
-                // No network boot ROM: saves its banner and its time, and QEMU 7.2 would not start without a file that
-                // comes in another package.
+                // No network boot ROM: saves its banner and its time, and QEMU 7.2 would not start without a
+                // file that comes in another package.
                 .set("romfile", "");
         }
         list.pair("-device", nic);
@@ -129,7 +125,9 @@ pub(super) fn common(
     list.pair(
         "-device",
         // The port's name is the agent's default (qemu-ga(8)).
+        // Without an id QEMU sends no VSERPORT_CHANGE when the guest opens the port (hw/char/virtio-console.c).
         Opt::word("virtserialport")
+            .set("id", "agent-port")
             .set("bus", "ports.0")
             .set("chardev", "agent")
             .set("name", "org.qemu.guest_agent.0"),
@@ -150,8 +148,8 @@ pub(super) fn common(
             }
         }
     }
-    // A new generation at each start of QEMU: the guest's kernel reseeds after a restore. A microvm would take the device,
-    // but has no ACPI table to show it by.
+    // A new generation at each start of QEMU: the guest's kernel reseeds after a restore. A microvm would
+    // take the device, but has no ACPI table to show it by.
     if bus.board == Board::Q35 && has("vmgenid") {
         list.pair("-device", Opt::word("vmgenid").set("id", "vmgenid0").set("guid", "auto"));
     }
@@ -168,7 +166,8 @@ pub(super) fn disk(list: &mut List, bus: &mut Bus, disk: &Disk) -> Result<(), Ma
             .path("filename", &disk.path)?
             // Two QEMUs on one image would destroy it.
             .switch("locking", true)
-            // Through the page cache: tmpfs takes no direct I/O on older kernels, and clones share their base's pages.
+            // Through the page cache: tmpfs takes no direct I/O on older kernels, and clones share their
+            // base's pages.
             .switch("cache.direct", false)
             // Works on every file system and under every sandbox; io_uring is often switched off by the host.
             .set("aio", "threads")

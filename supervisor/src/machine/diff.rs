@@ -13,7 +13,8 @@ pub struct Difference {
     /// Which of several: the id of a device, the node name of a block device, a driver without either.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<String>,
-    /// The property, where both lists have the argument and differ in this of it; else the whole argument differs.
+    /// The property, where both lists have the argument and differ in this of it; else the whole argument
+    /// differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub property: Option<String>,
     /// What the first list says; none where it says nothing.
@@ -65,10 +66,11 @@ struct Argument<'a> {
     occurrence: usize,
 }
 
-/// What the two lists do not share: first what the first list has, in its order, then what only the second has.
+/// What the two lists do not share: first what the first list has, in its order, then what only the second
+/// has.
 ///
-/// The order of arguments is not compared where their ids tell them apart; where it matters, as for devices, equal lists are what
-/// [`super::arguments`] is tested for.
+/// The order of arguments is not compared where their ids tell them apart; where it matters, as for devices,
+/// equal lists are what [`super::arguments`] is tested for.
 #[must_use]
 pub fn diff(left: &[String], right: &[String]) -> Vec<Difference> {
     let (left, right) = (parse(left), parse(right));

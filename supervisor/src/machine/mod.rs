@@ -1,18 +1,23 @@
 //! From a spec to a QEMU argument list: a pure function.
 //!
-//! For one spec the lists of any two kinds of guest differ only in what is booted (kernel, initrd, command line, disk) and,
-//! on PCI, in which virtio generations the NIC speaks. So a measurement compares guests and not machines.
+//! For one spec the lists of any two kinds of guest differ only in what is booted (kernel, initrd, command
+//! line, disk) and, on PCI, in which virtio generations the NIC speaks. So a measurement compares guests and
+//! not machines.
 //!
 //! # The boards
 //!
-//! **q35** in its newest versioned form, SeaBIOS, devices on the PCI Express root bus (where virtio devices are transitional),
-//! no SATA, SMBus, SMM or VMware port: nothing here uses them and each costs time at boot.
+//! **q35** in its newest versioned form, SeaBIOS, devices on the PCI Express root bus (where virtio devices
+//! are transitional), no SATA, SMBus, SMM or VMware port: nothing here uses them and each costs time at boot.
 //!
-//! **microvm** boots by qboot and has ACPI. Without ACPI a stock Debian kernel finds none of its devices, as it is built without
-//! `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`, and can neither hear the power button nor switch the machine off; with ACPI QEMU's own
-//! choice of firmware would be SeaBIOS, twice as slow as qboot, which reads the tables just as well. The second I/O APIC stays
-//! off, which keeps to eight transports at their well-known addresses. The clock is on: without one Linux's `rtc_cmos` waits 1.1 s.
-//! All transports speak virtio 1 (`force-legacy=off`): Hermit and Nanos demand it, Linux, Unikraft and midge's own guest take it.
+//! **microvm** boots by qboot and has ACPI. Without ACPI a stock Debian kernel finds none of its devices, as
+//! it is built without `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`, and can neither hear the power button nor switch
+//! the machine off; with ACPI QEMU's own choice of firmware would be SeaBIOS, twice as slow as qboot, which
+//! reads the tables just as well. The second I/O APIC stays off, which keeps to eight transports at their
+//! well-known addresses. The clock is on: without one Linux's `rtc_cmos` waits 1.1 s. All transports speak
+//! virtio 1 (`force-legacy=off`): Hermit and Nanos demand it, Linux, Unikraft and midge's own guest take it.
+//! A microvm has neither HPET nor ACPI timer, so a Linux that fails to measure its TSC against the PIT, as
+//! can happen under TCG on a busy host, stalls at `tsc: No reference`; KVM's paravirtual clock spares it
+//! that. For Linux under TCG q35 is the better board.
 //!
 //! **virt** in its newest versioned form, with the interrupt controller that KVM has, or GICv3.
 
@@ -28,7 +33,7 @@ mod option;
 #[cfg(test)]
 mod tests;
 
-pub use choose::{Board, OLDEST_QEMU};
+pub use choose::{Board, KVM_CPU_ECX, OLDEST_QEMU};
 pub use devices::MICROVM_SLOTS;
 pub use diff::{Difference, diff};
 
@@ -42,14 +47,17 @@ pub const USER_NETDEV: &str = "net0";
 
 /// What the supervisor has prepared for one run of QEMU.
 ///
-/// Listening sockets are passed by number: the supervisor binds them, QEMU inherits them, and a connection made before
-/// QEMU is up waits in the backlog.
+/// Listening sockets are passed by number: the supervisor binds them, QEMU inherits them, and a connection
+/// made before QEMU is up waits in the backlog.
 #[derive(Debug, Clone)]
 pub struct Resources {
     /// The guest's kind, decided from spec and image; `auto` counts as `other`.
     pub kind: Kind,
     /// Acceleration, decided: `kvm` or `tcg`.
     pub accel: ResolvedAccel,
+    /// KVM offers what midge's own CPU model for x86_64 consists of: CPUID leaf 1, ECX, of
+    /// `KVM_GET_SUPPORTED_CPUID` holds [`KVM_CPU_ECX`]. Of no meaning elsewhere.
+    pub kvm_cpu: bool,
     /// Kernel to boot directly.
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk.
@@ -72,6 +80,8 @@ pub struct Resources {
     pub macs: Vec<Mac>,
     /// The VM's UUID (SMBIOS system UUID).
     pub uuid: uuid::Uuid,
+    /// systemd credentials by name, passed by fw_cfg (systemd.system-credentials(7)).
+    pub credentials: Vec<(String, String)>,
 }
 
 /// Acceleration as decided on this host.
@@ -227,10 +237,10 @@ impl List {
 
 /// The arguments of QEMU (without the program) for one run of `spec`.
 ///
-/// QEMU starts paused (`-S`): the supervisor connects its monitor, takes down the links of [`unplugged`] interfaces and then says
-/// `cont`, so it misses nothing of the guest. When the guest ends QEMU stays, paused (`-action shutdown=pause`), so that a
-/// supervisor that was dead at that moment still learns how the guest ended. Exceptions end QEMU at once: `isa-debug-exit` before
-/// QEMU 10, and a crash.
+/// QEMU starts paused (`-S`): the supervisor connects its monitor, takes down the links of [`unplugged`]
+/// interfaces and then says `cont`, so it misses nothing of the guest. When the guest ends QEMU stays, paused
+/// (`-action shutdown=pause`), so that a supervisor that was dead at that moment still learns how the guest
+/// ended. Exceptions end QEMU at once: `isa-debug-exit` before QEMU 10, and a crash.
 pub fn arguments(
     spec: &VmSpec,
     qemu: &QemuFacts,
@@ -242,6 +252,10 @@ pub fn arguments(
     let mut list = List::default();
     identity(&mut list, spec, resources);
     machine(&mut list, spec, qemu, board, resources)?;
+    for (name, value) in &resources.credentials {
+        let name = format!("opt/io.systemd.credentials/{name}");
+        list.pair("-fw_cfg", Opt::word("").set("name", &name).set("string", value));
+    }
     consoles(&mut list, resources)?;
     let mut bus = Bus::new(board);
     devices::nics(&mut list, &mut bus, &spec.nets, resources.kind, &resources.macs)?;
@@ -264,8 +278,8 @@ pub fn arguments(
     Ok(list.0)
 }
 
-/// Words that the machine adds to a kernel command line: the console for Linux, and on a microvm where the virtio devices are,
-/// for kernels that do not read ACPI. Linux does, and gets no such words.
+/// Words that the machine adds to a kernel command line: the console, and on a microvm where the virtio
+/// devices are, for kernels that do not read ACPI. Linux does, and gets no such words.
 pub fn kernel_words(spec: &VmSpec, kind: Kind, disk: bool) -> Result<Vec<String>, MachineError> {
     let board = Board::of(spec)?;
     let mut words = Vec::new();
@@ -280,7 +294,8 @@ pub fn kernel_words(spec: &VmSpec, kind: Kind, disk: bool) -> Result<Vec<String>
     Ok(words)
 }
 
-/// The ids of the interfaces whose link must be taken down (QMP `set_link`) before the guest runs: those of [`Net::None`].
+/// The ids of the interfaces whose link must be taken down (QMP `set_link`) before the guest runs: those of
+/// [`Net::None`].
 #[must_use]
 pub fn unplugged(spec: &VmSpec) -> Vec<String> {
     let nets = spec.nets.iter().enumerate();
@@ -389,7 +404,7 @@ fn machine(
         list.value("-global", "virtio-mmio.force-legacy=off");
     }
 
-    list.value("-cpu", choose::cpu(spec, resources.accel));
+    list.value("-cpu", choose::cpu(spec, resources));
     list.pair(
         "-smp",
         Opt::word("")

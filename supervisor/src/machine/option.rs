@@ -6,8 +6,8 @@ use super::MachineError;
 
 /// One argument of QEMU's in `word,key=value` form.
 ///
-/// A comma inside a value is written twice, as QEMU's parsers of `-device`, `-chardev`, `-object` and `-blockdev` all
-/// read it (qemu(1), "Device options"; `util/keyval.c`).
+/// A comma inside a value is written twice, as QEMU's parsers of `-device`, `-chardev`, `-object` and
+/// `-blockdev` all read it (qemu(1), "Device options"; `util/keyval.c`).
 #[derive(Debug, Clone)]
 pub(super) struct Opt(String);
 

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A length of time in whole seconds. Written as a number and `s`, `m`, `h` or `d`; a bare number means seconds.
+/// A length of time in whole seconds. Written as a number and `s`, `m`, `h` or `d`; a bare number means
+/// seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Duration(u64);
 
@@ -57,7 +58,7 @@ impl FromStr for Duration {
 
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = UNITS.iter().find(|(seconds, _)| self.0 != 0 && self.0 % seconds == 0);
+        let unit = UNITS.iter().find(|(seconds, _)| self.0 != 0 && self.0.is_multiple_of(*seconds));
         let (seconds, letter) = unit.unwrap_or(&(1, 's'));
         write!(f, "{}{letter}", self.0 / seconds)
     }

@@ -24,8 +24,8 @@ pub enum MacError {
 }
 
 impl Mac {
-    /// An address in QEMU's locally administered range `52:54:00`, its lower half from random bytes: the last three of a random
-    /// UUID's sixteen do, as version 4 fixes none of them (RFC 9562, 5.4).
+    /// An address in QEMU's locally administered range `52:54:00`, its lower half from random bytes: the last
+    /// three of a random UUID's sixteen do, as version 4 fixes none of them (RFC 9562, 5.4).
     #[must_use]
     pub const fn local(random: [u8; 3]) -> Self {
         let [a, b, c] = random;
@@ -74,8 +74,8 @@ impl FromStr for Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let pairs = self.0.map(|byte| format!("{byte:02x}"));
+        f.pad(&pairs.join(":"))
     }
 }
 

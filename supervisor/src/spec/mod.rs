@@ -1,8 +1,9 @@
 //! What a user wants: [`VmSpec`], a plain value with no knowledge of this host.
 //!
 //! A spec is complete in itself: it is what a VM's record stores, what `midge set` edits and what
-//! [`crate::machine`] turns into a QEMU command line. Parsing and validation live here too, so that a spec in
-//! memory is always a valid one.
+//! [`crate::machine`] turns into a QEMU command line. [`VmSpec::from_json`] reads one and
+//! [`VmSpec::validate`] checks one that was put together otherwise; both tell everything that is wrong at
+//! once.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ mod mac;
 mod parse;
 mod ready;
 mod size;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod word;
 
@@ -32,8 +35,8 @@ pub use word::WordError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmSpec {
-    /// The VM's name: 1 to 63 characters of `a-z`, `0-9` and `-`, no `-` at either end (a DNS label, RFC 1123,
-    /// as it becomes the guest's host name).
+    /// The VM's name: 1 to 63 characters of `a-z`, `0-9` and `-`, no `-` at either end (a DNS label, RFC
+    /// 1123, as it becomes the guest's host name).
     pub name: String,
     /// What to boot.
     #[serde(default)]
@@ -94,7 +97,8 @@ pub struct VmSpec {
     pub qemu_args: Vec<String>,
 }
 
-/// Where the guest's first code and its disk come from: an image, or a kernel file, or a kernel beside an image's disk.
+/// Where the guest's first code and its disk come from: an image, or a kernel file, or a kernel beside an
+/// image's disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Boot {
@@ -112,8 +116,8 @@ pub struct Boot {
     pub append: Option<String>,
 }
 
-/// The family of a guest. It decides how to tell *ready*, how to stop, and what the NIC must look like; nothing else
-/// may depend on it.
+/// The family of a guest. It decides how to tell *ready*, how to stop, and what the NIC must look like;
+/// nothing else may depend on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -251,7 +255,8 @@ pub enum OnReset {
 }
 
 impl VmSpec {
-    /// A VM of this name with everything at its default. It boots nothing yet, so it is not valid until `boot` says what.
+    /// A VM of this name with everything at its default. It boots nothing yet, so it is not valid until
+    /// `boot` says what.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self {

@@ -25,26 +25,29 @@ impl VmSpec {
                 spec.boot = boot;
             }
         });
-        fields.take("kind", &mut spec.kind);
-        fields.take("arch", &mut spec.arch);
-        fields.take("machine", &mut spec.machine);
-        fields.take("accel", &mut spec.accel);
+        fields.word("kind", &mut spec.kind);
+        fields.word("arch", &mut spec.arch);
+        fields.word("machine", &mut spec.machine);
+        fields.word("accel", &mut spec.accel);
         fields.take("cpu", &mut spec.cpu);
-        fields.take("cpus", &mut spec.cpus);
-        fields.take("memory", &mut spec.memory);
-        fields.take("disk", &mut spec.disk);
+        fields.number("cpus", &mut spec.cpus, u32::MAX.into());
+        fields.word("memory", &mut spec.memory);
+        fields.optional_word("disk", &mut spec.disk);
         fields.nested("nets", |value, path, errors| {
             if let Some(nets) = list(value, path, errors, net) {
                 spec.nets = nets;
             }
         });
-        fields.take("provision", &mut spec.provision);
+        fields.word("provision", &mut spec.provision);
         fields.take("ssh_keys", &mut spec.ssh_keys);
-        fields.take("restart", &mut spec.restart);
-        fields.take("on_reset", &mut spec.on_reset);
-        fields.take("ttl_seconds", &mut spec.ttl_seconds);
+        fields.word("restart", &mut spec.restart);
+        fields.word("on_reset", &mut spec.on_reset);
+        let mut ttl = 0;
+        if fields.number("ttl_seconds", &mut ttl, u64::MAX) {
+            spec.ttl_seconds = Some(ttl);
+        }
         fields.take("ephemeral", &mut spec.ephemeral);
-        fields.take("ready", &mut spec.ready);
+        fields.optional_word("ready", &mut spec.ready);
         fields.take::<BTreeMap<String, String>>("labels", &mut spec.labels);
         fields.take("qemu_args", &mut spec.qemu_args);
         fields.finish();
@@ -115,6 +118,62 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Reads a field that is written as on the command line. A number stands for its digits: sizes may be
+    /// bare.
+    fn word<T: FromStr<Err: std::fmt::Display>>(&mut self, field: &'static str, place: &mut T) -> bool {
+        self.known.push(field);
+        let Some(value) = self.object.get(field) else { return false };
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            other => {
+                let path = self.at(field);
+                self.errors.add(path, format!("is a text, not {}", form(other)));
+                return false;
+            }
+        };
+        match text.parse() {
+            Ok(value) => {
+                *place = value;
+                true
+            }
+            Err(error) => {
+                let path = self.at(field);
+                self.errors.add(path, error.to_string());
+                false
+            }
+        }
+    }
+
+    /// The same for a field that may be absent or null.
+    fn optional_word<T: FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        field: &'static str,
+        place: &mut Option<T>,
+    ) {
+        if self.object.get(field).is_some_and(Value::is_null) {
+            self.known.push(field);
+            return;
+        }
+        let mut found = Found(None);
+        if self.word(field, &mut found) {
+            *place = found.0;
+        }
+    }
+
+    /// Reads a whole number from 0 to `most`.
+    fn number<T: TryFrom<u64>>(&mut self, field: &'static str, place: &mut T, most: u64) -> bool {
+        self.known.push(field);
+        let Some(value) = self.object.get(field).filter(|value| !value.is_null()) else { return false };
+        if let Some(number) = value.as_u64().and_then(|number| T::try_from(number).ok()) {
+            *place = number;
+            return true;
+        }
+        let path = self.at(field);
+        self.errors.add(path, format!("`{value}` is not a whole number from 0 to {most}"));
+        false
+    }
+
     /// Hands a field, when it is there, to a reader of its own.
     fn nested(&mut self, field: &'static str, read: impl FnOnce(&Value, &str, &mut Errors)) {
         self.known.push(field);
@@ -130,10 +189,21 @@ impl<'a> Fields<'a> {
             match nearest(key, &self.known) {
                 Some(name) => self.errors.hint(path, "unknown field", format!("did you mean `{name}`?")),
                 None => {
-                    self.errors.hint(path, "unknown field", format!("known are {}", self.known.join(", ")))
+                    self.errors.hint(path, "unknown field", format!("known are {}", self.known.join(", ")));
                 }
             }
         }
+    }
+}
+
+/// A value read into an empty place.
+struct Found<T>(Option<T>);
+
+impl<T: FromStr> FromStr for Found<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        text.parse().map(|value| Self(Some(value)))
     }
 }
 
@@ -192,7 +262,7 @@ fn net(value: &Value, path: &str, errors: &mut Errors) -> Option<Net> {
     let before = errors.0.len();
     let mut fields = Fields::new(object, path, errors);
     let typed = fields.take("type", &mut kind);
-    fields.take("mac", &mut mac);
+    fields.optional_word("mac", &mut mac);
     if kind != "none" {
         fields.nested("forwards", |value, path, errors| forwards = list(value, path, errors, forward));
     }
@@ -202,7 +272,7 @@ fn net(value: &Value, path: &str, errors: &mut Errors) -> Option<Net> {
         "user" | "none" => {}
         "" => errors.hint(format!("{path}.type"), "is missing", "write user or none"),
         other => {
-            errors.hint(format!("{path}.type"), format!("`{other}` is no network"), "write user or none")
+            errors.hint(format!("{path}.type"), format!("`{other}` is no network"), "write user or none");
         }
     }
     if errors.0.len() > before {
@@ -221,8 +291,8 @@ fn forward(value: &Value, path: &str, errors: &mut Errors) -> Option<Forward> {
     let mut forward = Forward { address: super::forward::localhost(), host: 0, guest: 0 };
     let mut fields = Fields::new(object, path, errors);
     fields.take("address", &mut forward.address);
-    fields.take("host", &mut forward.host);
-    fields.take("guest", &mut forward.guest);
+    fields.number("host", &mut forward.host, u16::MAX.into());
+    fields.number("guest", &mut forward.guest, u16::MAX.into());
     fields.finish();
     for field in ["host", "guest"] {
         if !object.contains_key(field) {

@@ -54,11 +54,19 @@ impl FromStr for Ready {
             },
             Some(("serial", pattern)) => match regex::bytes::Regex::new(pattern) {
                 Ok(_) => Ok(Self::Serial(pattern.to_owned())),
-                Err(e) => Err(ReadyError::Regex { pattern: pattern.to_owned(), reason: e.to_string() }),
+                Err(e) => Err(ReadyError::Regex { pattern: pattern.to_owned(), reason: reason(&e) }),
             },
             _ => Err(ReadyError::Unknown(text.to_owned())),
         }
     }
+}
+
+/// The parser draws the pattern with a mark below the place and puts the reason last; errors here are one
+/// line.
+fn reason(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().next_back().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
 impl fmt::Display for Ready {
@@ -84,5 +92,49 @@ impl TryFrom<String> for Ready {
 
     fn try_from(text: String) -> Result<Self, ReadyError> {
         text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arbitrary;
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn each_sign_is_understood() {
+        for (text, sign) in [
+            ("agent", Ready::Agent),
+            ("ssh", Ready::Ssh),
+            ("ip", Ready::Ip),
+            ("tcp:80", Ready::Tcp(80)),
+            ("serial:^login: $", Ready::Serial("^login: $".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(sign), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_wrong_part_has_its_own_words() {
+        for text in ["", "boot", "agent:1", "udp:80", "Agent"] {
+            assert_eq!(text.parse::<Ready>(), Err(ReadyError::Unknown(text.into())));
+        }
+        for port in ["0", "", "65536", "http", "-1"] {
+            assert_eq!(format!("tcp:{port}").parse::<Ready>(), Err(ReadyError::Port(port.into())));
+        }
+        let error = "serial:(".parse::<Ready>().unwrap_err().to_string();
+        assert_eq!(error, "`(` is not a regular expression: unclosed group");
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(sign in arbitrary::ready()) {
+            prop_assert_eq!(sign.to_string().parse(), Ok(sign));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,24}") {
+            let _ = text.parse::<Ready>();
+        }
     }
 }

@@ -242,7 +242,7 @@ impl VmSpec {
                 format!("{} is not from {MIN_MEMORY} to {MAX_MEMORY}", self.memory),
                 "a bare number is MiB; a small Debian wants 512M",
             );
-        } else if self.memory.bytes() % Size::from_mib(1).bytes() != 0 {
+        } else if !self.memory.bytes().is_multiple_of(Size::from_mib(1).bytes()) {
             errors.add("memory", format!("{} is not a whole number of MiB", self.memory));
         }
         if let Some(disk) = self.disk
@@ -320,7 +320,8 @@ impl VmSpec {
     }
 }
 
-/// The form of an OpenSSH public key: type, base64 whose first field repeats the type (RFC 4253, 6.6), comment.
+/// The form of an OpenSSH public key: type, base64 whose first field repeats the type (RFC 4253, 6.6),
+/// comment.
 fn check_ssh_key(line: &str) -> Result<(), &'static str> {
     if line.contains("PRIVATE KEY") {
         return Err("is a private key, which must not leave your computer");

@@ -26,7 +26,8 @@ fn list(words: &[&str]) -> String {
     }
 }
 
-/// Gives an enum its words: `ALL`, `WORDS`, `Display`, `FromStr`. Words after the first of a value are aliases.
+/// Gives an enum its words: `ALL`, `WORDS`, `Display`, `FromStr`. Words after the first of a value are
+/// aliases.
 macro_rules! words {
     ($type:ident, $what:literal, $($value:ident => $word:literal $(| $alias:literal)*),+ $(,)?) => {
         impl $type {

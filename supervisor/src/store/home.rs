@@ -66,7 +66,8 @@ impl Home {
             Err(e) => return Err(StoreError::io("create", &path)(e)),
         }
         let meta = fs::symlink_metadata(&path).map_err(StoreError::io("look at", &path))?;
-        if meta.is_dir() && meta.uid() == uid && meta.mode() & 0o077 == 0 {
+        let for_others = meta.mode() & 0o077;
+        if meta.is_dir() && meta.uid() == uid && for_others == 0 {
             return Ok(path);
         }
         let why = format!("XDG_RUNTIME_DIR is not set and {} is not a folder of yours alone", path.display());

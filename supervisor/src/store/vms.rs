@@ -309,10 +309,6 @@ impl VmDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(StoreError::io("read", path)(e)),
         };
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u64,
-        }
         match serde_json::from_slice::<Version>(&text) {
             Ok(Version { schema }) if schema > u64::from(SCHEMA) => {
                 Err(StoreError::Newer { path: path.to_owned(), found: schema, known: SCHEMA })
@@ -324,6 +320,12 @@ impl VmDir {
     fn damaged(&self, path: &Path, reason: String) -> StoreError {
         StoreError::Damaged { name: self.name.clone(), path: path.to_owned(), reason }
     }
+}
+
+/// The part of a record that every version of its format has.
+#[derive(Deserialize)]
+struct Version {
+    schema: u64,
 }
 
 /// What is wrong with the spec in a record that was edited by hand: all of it, with the names that were meant.

@@ -216,7 +216,7 @@ impl Driver {
                     let _ = std::fs::remove_file(ram);
                 }
                 self.run.qemu = None;
-                self.publish(Some(end));
+                self.publish(Some(&end));
             }
             Action::Finish => {
                 self.finished = true;
@@ -298,7 +298,7 @@ impl Driver {
     }
 
     /// Makes the state known: to the requests that wait for it, and to whoever reads the files.
-    fn publish(&mut self, end: Option<super::End>) {
+    fn publish(&mut self, end: Option<&super::End>) {
         let state = self.machine.state();
         let changed = self.run.state != state;
         self.run.state = state;
@@ -310,7 +310,7 @@ impl Driver {
             let end = match state {
                 // A new run begins: the end of the one before is history.
                 State::Starting if end.is_none() => None,
-                _ => end.clone().or_else(|| snapshot.end.clone()),
+                _ => end.cloned().or_else(|| snapshot.end.clone()),
             };
             let finished = self.finished;
             if *snapshot.run == self.run && snapshot.end == end && snapshot.finished == finished {

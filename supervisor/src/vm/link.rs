@@ -71,8 +71,11 @@ impl Link {
         let (monitor, console, agent) =
             (listen("monitor.sock")?, listen("console.sock")?, listen("agent.sock")?);
         // Connected before QEMU exists: each connection waits in its socket's backlog until QEMU accepts it.
-        let (monitor_end, console_end, agent_end) =
-            (connect("monitor.sock")?, connect("console.sock")?, connect("agent.sock")?);
+        let ends = Ends {
+            monitor: connect("monitor.sock")?,
+            console: connect("console.sock")?,
+            agent: connect("agent.sock")?,
+        };
 
         shared.console.begin_log().map_err(io("set the old console log aside"))?;
         let stderr = File::options()
@@ -93,15 +96,7 @@ impl Link {
         })?;
         // QEMU holds the listening ends now. Without our copies, everything connected ends when QEMU does.
         drop((monitor, console, agent));
-        Ok(Self::watch(
-            shared,
-            plan,
-            process,
-            arguments,
-            Ends { monitor_end, console_end, agent_end },
-            before,
-            None,
-        ))
+        Ok(Self::watch(shared, plan, process, arguments, ends, before, None))
     }
 
     /// Takes charge of a QEMU that lost its supervisor: connects to its sockets and asks how it is. Answers nothing
@@ -118,11 +113,11 @@ impl Link {
         let Some(process) = Process::adopt(qemu).map_err(|e| failed(&e))? else { return Ok(None) };
         let connect = |name| sockets.connect(name).map_err(|e| failed(&e));
         let ends = Ends {
-            monitor_end: connect("monitor.sock")?,
-            console_end: connect("console.sock")?,
-            agent_end: connect("agent.sock")?,
+            monitor: connect("monitor.sock")?,
+            console: connect("console.sock")?,
+            agent: connect("agent.sock")?,
         };
-        let stream = tokio_stream(&ends.monitor_end).map_err(|e| failed(&e))?;
+        let stream = tokio_stream(&ends.monitor).map_err(|e| failed(&e))?;
         let (monitor, events) = Monitor::connect(stream, MONITOR_DEADLINE).await.map_err(|e| failed(&e))?;
         let status = monitor.execute(qmp::query_status {}, MONITOR_DEADLINE).await.map_err(|e| failed(&e))?;
         let arguments = std::fs::read(format!("/proc/{}/cmdline", qemu.pid)).unwrap_or_default();
@@ -154,7 +149,7 @@ impl Link {
         let handle = Rc::new(Handle {
             process,
             monitor: RefCell::new(None),
-            agent: AgentPort::new(ends.agent_end),
+            agent: AgentPort::new(ends.agent),
             arguments,
         });
         let mut tasks = JoinSet::new();
@@ -166,9 +161,9 @@ impl Link {
         let mut reader = ConsoleReader::new(plan.spec.kind, pattern);
         let console = shared.console.clone();
         let told = shared.clone();
-        let console_end = tokio_stream(&ends.console_end);
+        let stream = tokio_stream(&ends.console);
         let reading = tokio::task::spawn_local(async move {
-            match console_end {
+            match stream {
                 Ok(stream) => {
                     let look =
                         |bytes: &[u8]| reader.push(bytes).into_iter().for_each(|s| told.tell(Input::Sign(s)));
@@ -186,7 +181,7 @@ impl Link {
         let speaking = tokio::task::spawn_local(speak(
             shared.clone(),
             handle.clone(),
-            ends.monitor_end,
+            ends.monitor,
             connected,
             about,
         ));
@@ -255,9 +250,9 @@ impl Handle {
 
 /// Our ends of QEMU's sockets.
 struct Ends {
-    monitor_end: UnixStream,
-    console_end: UnixStream,
-    agent_end: UnixStream,
+    monitor: UnixStream,
+    console: UnixStream,
+    agent: UnixStream,
 }
 
 /// A monitor that has been spoken to already.
@@ -291,7 +286,7 @@ fn tokio_stream(stream: &UnixStream) -> std::io::Result<tokio::net::UnixStream> 
 }
 
 fn status_name(status: &qmp::StatusInfo) -> String {
-    serde_json::to_value(&status.status)
+    serde_json::to_value(status.status)
         .ok()
         .and_then(|v| v.as_str().map(ToOwned::to_owned))
         .unwrap_or_default()

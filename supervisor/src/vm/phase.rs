@@ -204,8 +204,9 @@ mod tests {
             Sign::Address("10.0.2.15".parse().unwrap()),
             Sign::Ready,
         ];
+        let ready = Regex::new(r"\[init done\]").unwrap();
         for size in 1..=text.len() {
-            let mut reader = ConsoleReader::new(Kind::Other, Some(Regex::new(r"\[init done\]").unwrap()));
+            let mut reader = ConsoleReader::new(Kind::Other, Some(ready.clone()));
             let shown: Vec<Sign> = text.chunks(size).flat_map(|c| reader.push(c)).collect();
             assert_eq!(shown, expected, "in pieces of {size}");
         }

@@ -33,6 +33,7 @@ pub(super) struct Plan {
     ram: Ram,
     macs: Vec<Mac>,
     uuid: uuid::Uuid,
+    credentials: Vec<(String, String)>,
 }
 
 /// Makes the plan of a VM from its record.
@@ -74,6 +75,7 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         return Err(Failure::new(FailureKind::NotFound, why)
             .hint("bring it back, or remove the VM and create it anew"));
     }
+    let credentials = seed::credentials(&spec, seed::own_key(home).as_deref());
     let append = append(&spec, image.as_ref(), disk.is_some())?;
     let ready = ready(&spec, image.as_ref())?;
     let ram = match host::ram_dir(home.run(), spec.memory.bytes()) {
@@ -103,6 +105,7 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         ram,
         macs,
         uuid: record.id,
+        credentials,
     })
 }
 
@@ -134,6 +137,7 @@ impl Plan {
             ram: run.ram_file.clone().map_or(Ram::Anonymous, Ram::File),
             macs: Vec::new(),
             uuid: record.id,
+            credentials: Vec::new(),
             spec,
         }
     }
@@ -167,6 +171,7 @@ impl Plan {
         Resources {
             kind: self.kind,
             accel: self.accel,
+            kvm_cpu: self.accel == ResolvedAccel::Kvm && host::kvm::offers(machine::KVM_CPU_ECX),
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             append: self.append.clone(),
@@ -178,6 +183,7 @@ impl Plan {
             agent_fd,
             macs: self.macs.clone(),
             uuid: self.uuid,
+            credentials: self.credentials.clone(),
         }
     }
 }
@@ -231,16 +237,11 @@ fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool) -> Result<String, Fa
             .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?,
     );
     let takes_credentials = image.is_some_and(|i| i.manifest.systemd.is_some_and(|version| version >= 252));
-    match spec.provision {
-        Provision::Auto | Provision::Credentials if takes_credentials => {
-            words.extend(seed::kernel_words(&spec.name, &spec.ssh_keys));
-        }
-        Provision::Credentials => {
-            let why = "the guest cannot be provisioned by credentials: its image has no systemd of version 252 or later";
-            return Err(Failure::new(FailureKind::Usage, why).hint("use `--provision none`"));
-        }
-        Provision::Auto | Provision::None => {}
+    if spec.provision == Provision::Credentials && !takes_credentials {
+        let why = "the guest cannot be provisioned by credentials: its image has no systemd of version 252 or later";
+        return Err(Failure::new(FailureKind::Usage, why).hint("use `--provision none`"));
     }
+    words.extend(seed::kernel_words(spec, spec.kind));
     words.extend(spec.boot.append.clone());
     Ok(words.join(" "))
 }
@@ -262,7 +263,7 @@ fn ready(spec: &VmSpec, image: Option<&Parts>) -> Result<Option<Ready>, Failure>
 /// Refuses a kernel that QEMU could not boot, with the reason that QEMU would not give.
 fn check_kernel(path: &Path, arch: Arch) -> Result<PathBuf, Failure> {
     let path = check_readable("kernel", path)?;
-    match image::inspect_kernel(&path, arch) {
+    match image::kernel::inspect_kernel(&path, arch) {
         Ok(_) => Ok(path),
         Err(e) => Err(Failure::new(FailureKind::Usage, chain(&e))),
     }

@@ -227,13 +227,10 @@ fn close(shared: &Shared, lock: Lock) {
     dir.clear_run();
     if ephemeral {
         // A command that holds the VM's lock is doing something with it, and removes it or starts it again.
-        match dir.try_lock() {
-            Ok(Some(_held)) => {
-                if let Err(e) = dir.remove(&shared.home) {
-                    tracing::error!("cannot remove the VM: {}", plan::chain(&e));
-                }
-            }
-            Ok(None) | Err(_) => {}
+        if let Ok(Some(_held)) = dir.try_lock()
+            && let Err(e) = dir.remove(&shared.home)
+        {
+            tracing::error!("cannot remove the VM: {}", plan::chain(&e));
         }
     }
     drop(lock);

@@ -95,7 +95,7 @@ pdpt_low: .skip 4096
 pd_low:   .skip 4096
 pt_low:   .skip 4096
 stack_guard: .skip 4096            // unmapped by paging.rs
-    .skip 65536
+    .skip 131072
 stack_top:
     "#,
     enter = sym enter

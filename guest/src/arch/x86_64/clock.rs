@@ -28,6 +28,9 @@ const PIT_MODE: u16 = 0x43;
 const APIC_HZ: u64 = 1_000_000_000;
 
 static START: AtomicU64 = AtomicU64::new(0);
+/// First reading of the PIT and of the time stamp counter with it; the latter 0 without a PIT.
+static PIT_START: AtomicU64 = AtomicU64::new(0);
+static PIT_START_TICKS: AtomicU64 = AtomicU64::new(0);
 /// Nanoseconds for each tick of the counter, times 2^32. Zero until [`calibrate`] has run.
 static SCALE: AtomicU64 = AtomicU64::new(0);
 
@@ -72,19 +75,16 @@ pub fn begin() {
     outb(PIT_CHANNEL, 0xff);
     outb(PIT_CHANNEL, 0xff);
     START.store(ticks(), Ordering::Relaxed);
+    if let Some((reading, at)) = sample(pit) {
+        PIT_START.store(reading, Ordering::Relaxed);
+        PIT_START_TICKS.store(at, Ordering::Relaxed);
+    }
 }
 
-/// Finds the rate of the time stamp counter; says in a word how.
-pub fn calibrate() -> &'static str {
-    let (scale, source) = if let Some(scale) = kvm_scale() {
-        (scale, "KVM")
-    } else if let Some(scale) = pit_scale() {
-        (scale, "PIT")
-    } else {
-        (apic_scale(), "APIC")
-    };
+/// Finds the rate of the time stamp counter.
+pub fn calibrate() {
+    let scale = kvm_scale().or_else(pit_scale).unwrap_or_else(apic_scale);
     SCALE.store(scale, Ordering::Relaxed);
-    source
 }
 
 /// Time since [`begin`].
@@ -126,8 +126,35 @@ fn kvm_scale() -> Option<u64> {
     (scale != 0).then_some(scale)
 }
 
+/// A reading of a reference clock, in its own unit, and of the time stamp counter at the same moment: the tightest of a few
+/// tries, as the host may take the CPU away between the two.
+fn sample(reference: impl Fn() -> Option<u64>) -> Option<(u64, u64)> {
+    const TRIES: usize = 5;
+    let mut best = (u64::MAX, (0, 0));
+    for _ in 0..TRIES {
+        let before = ticks();
+        let reading = reference()?;
+        let width = ticks().wrapping_sub(before);
+        if width < best.0 {
+            best = (width, (reading, before + width / 2));
+        }
+    }
+    Some(best.1)
+}
+
+/// Measures from `start` on against a reference clock of `hz` that counts up. `None` when the reference ends.
+fn measure(hz: u64, start: (u64, u64), reference: impl Fn() -> Option<u64>) -> Option<u64> {
+    loop {
+        let (reading, at) = sample(&reference)?;
+        let elapsed = reading.wrapping_sub(start.0);
+        if elapsed * 1_000_000 >= hz * WINDOW_US {
+            return Some(scale(elapsed * 1_000_000_000 / hz, at.wrapping_sub(start.1)));
+        }
+    }
+}
+
 /// PIT ticks since [`begin`]; `None` once the counter has run out, or without a PIT.
-fn pit_elapsed() -> Option<u64> {
+fn pit() -> Option<u64> {
     const OUTPUT: u8 = 1 << 7;
     outb(PIT_MODE, 0b1100_0010); // read-back: status and count of channel 0
     let status = inb(PIT_CHANNEL);
@@ -136,26 +163,17 @@ fn pit_elapsed() -> Option<u64> {
 }
 
 fn pit_scale() -> Option<u64> {
-    loop {
-        let elapsed = pit_elapsed()?;
-        let now = ticks();
-        if elapsed * 1_000_000 >= PIT_HZ * WINDOW_US {
-            return Some(scale(
-                elapsed * 1_000_000_000 / PIT_HZ,
-                now.wrapping_sub(START.load(Ordering::Relaxed)),
-            ));
-        }
+    let start = (PIT_START.load(Ordering::Relaxed), PIT_START_TICKS.load(Ordering::Relaxed));
+    if start.1 == 0 {
+        return None;
     }
+    measure(PIT_HZ, start, pit)
 }
 
 fn apic_scale() -> u64 {
     paging::map(apic::LOCAL, 4096);
     apic::start_timer(u32::MAX);
-    let start = ticks();
-    loop {
-        let elapsed = u64::from(u32::MAX - apic::timer_count());
-        if elapsed * 1_000_000 >= APIC_HZ * WINDOW_US {
-            return scale(elapsed * 1_000_000_000 / APIC_HZ, ticks().wrapping_sub(start));
-        }
-    }
+    let count = || Some(u64::from(u32::MAX - apic::timer_count()));
+    // The reference never ends: the timer takes four seconds, of which two milliseconds are used.
+    sample(count).and_then(|start| measure(APIC_HZ, start, count)).unwrap_or(0)
 }

@@ -58,12 +58,12 @@ unsafe extern "C" fn memset(to: *mut u8, byte: c_int, n: usize) -> *mut u8 {
 /// # Safety
 /// As C's `memcmp`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> c_int {
+unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, n: usize) -> c_int {
     for i in 0..n {
         // SAFETY: the caller's contract is memcmp's.
-        let (x, y) = unsafe { (*a.add(i), *b.add(i)) };
-        if x != y {
-            return c_int::from(x) - c_int::from(y);
+        let (l, r) = unsafe { (*left.add(i), *right.add(i)) };
+        if l != r {
+            return c_int::from(l) - c_int::from(r);
         }
     }
     0
@@ -72,9 +72,9 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> c_int {
 /// # Safety
 /// As `memcmp`, which it is where only equality matters.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, n: usize) -> c_int {
+unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, n: usize) -> c_int {
     // SAFETY: the same contract.
-    unsafe { memcmp(a, b, n) }
+    unsafe { memcmp(left, right, n) }
 }
 
 /// # Safety

@@ -43,7 +43,7 @@ pub unsafe fn wrmsr(register: u32, value: u64) {
     let (high, low) = ((value >> 32) as u32, value as u32);
     // SAFETY: the caller's promise.
     unsafe {
-        asm!("wrmsr", in("ecx") register, in("edx") high, in("eax") low, options(nostack, preserves_flags))
+        asm!("wrmsr", in("ecx") register, in("edx") high, in("eax") low, options(nostack, preserves_flags));
     }
 }
 
@@ -55,7 +55,7 @@ pub unsafe fn rdmsr(register: u32) -> u64 {
     let (high, low): (u32, u32);
     // SAFETY: the caller's promise.
     unsafe {
-        asm!("rdmsr", in("ecx") register, out("edx") high, out("eax") low, options(nomem, nostack, preserves_flags))
+        asm!("rdmsr", in("ecx") register, out("edx") high, out("eax") low, options(nomem, nostack, preserves_flags));
     }
     u64::from(high) << 32 | u64::from(low)
 }

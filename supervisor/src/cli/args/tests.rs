@@ -97,3 +97,16 @@ fn bare_memory_is_mib_and_its_help_says_so() {
     assert!(help.contains("a bare number is MiB"));
     assert!(help.contains("a bare number is GiB"));
 }
+
+#[test]
+fn a_sign_may_stand_beside_its_flag() {
+    let joined = |line: &str| {
+        let words = super::join_waits(line.split(' ').map(std::ffi::OsString::from));
+        words.iter().map(|w| w.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(joined("midge start web --wait ssh"), "midge start web --wait=ssh");
+    assert_eq!(joined("midge start --wait tcp:80 web"), "midge start --wait=tcp:80 web");
+    assert_eq!(joined("midge start --wait web"), "midge start --wait web");
+    assert_eq!(joined("midge ip web --wait 30s"), "midge ip web --wait 30s");
+    assert_eq!(joined("midge run a -- --wait ssh"), "midge run a -- --wait ssh");
+}

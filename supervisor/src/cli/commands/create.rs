@@ -85,13 +85,12 @@ pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Res
         // Again at every start, as the file may change; here so that no VM is made that cannot start.
         image::inspect_kernel(kernel, spec.arch).map_err(|e| Failed::wrap(ExitKind::Usage, e))?;
     }
-    if linux(&spec, image.as_ref()) {
-        match ssh_key::ensure(home) {
-            Ok(key) if !spec.ssh_keys.contains(&key) => spec.ssh_keys.push(key),
-            Ok(_) => {}
-            // The VM is of use without it: there are the console and the agent.
-            Err(failed) => context.voice.note(format_args!("`midge ssh` will not work: {:#}", failed.error)),
-        }
+    // Every start tells the guest midge's own key.
+    if linux(&spec, image.as_ref())
+        && let Err(failed) = ssh_key::ensure(home)
+    {
+        // The VM is of use without it: there are the console and the agent.
+        context.voice.note(format_args!("`midge ssh` will not work: {:#}", failed.error));
     }
     spec.validate().map_err(|errors| draft::wrong(&errors))?;
     let record = Record {

@@ -1,5 +1,6 @@
 //! `start` and `restart`.
 
+use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,12 +9,13 @@ use crate::cli::args::{Output, RestartArgs, StartArgs, WaitFor};
 use crate::cli::context::{Context, each};
 use crate::cli::deadline::{DEFAULT_WAIT, Deadline};
 use crate::cli::evidence::Evidence;
-use crate::cli::exit::Failed;
+use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::follow::{self, Followed, Show};
+use crate::cli::table::Table;
 use crate::cli::{Outcome, output};
 use crate::store::VmDir;
 use crate::vm::control::{Client, Until};
-use crate::vm::{self, Phase};
+use crate::vm::{self, Phase, PhaseName};
 
 /// `midge start`.
 pub(super) fn start(context: &Context, args: &StartArgs) -> Outcome {
@@ -23,7 +25,48 @@ pub(super) fn start(context: &Context, args: &StartArgs) -> Outcome {
         output: args.output,
         many: args.names.len() > 1,
     };
-    each(&args.names, |name| start_one(context, name, stay))
+    if !stay.many || stay.wait.is_none() {
+        return each(&args.names, |name| start_one(context, name, stay).map(drop));
+    }
+    // Side by side: the guests boot at the same time, and each is followed by a thread of its own.
+    let started: Vec<_> = thread::scope(|scope| {
+        let followers: Vec<_> =
+            args.names.iter().map(|name| scope.spawn(move || start_one(context, name, stay))).collect();
+        followers.into_iter().map(thread::ScopedJoinHandle::join).collect()
+    });
+    let mut booted = Vec::new();
+    let mut outcome = Ok(0);
+    for (name, started) in args.names.iter().zip(started) {
+        let failed = match started {
+            Ok(Ok(phases)) => {
+                booted.push((name.as_str(), phases));
+                continue;
+            }
+            Ok(Err(failed)) => failed,
+            Err(_) => Failed::new(ExitKind::Other, format!("the start of `{name}` broke off")),
+        };
+        if let Err(before) = std::mem::replace(&mut outcome, Err(failed)) {
+            output::failure(&before);
+        }
+    }
+    if !args.output.json() && !context.voice.quiet {
+        output::table(&side_by_side(&booted))?;
+    }
+    outcome
+}
+
+/// The phases of several boots, a column each.
+fn side_by_side(booted: &[(&str, Vec<Phase>)]) -> Table {
+    let mut table = Table::new(["PHASE (ms)"].into_iter().chain(booted.iter().map(|(name, _)| *name)));
+    let mut names: Vec<PhaseName> = booted.iter().flat_map(|(_, phases)| phases).map(|p| p.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let reached = |phases: &[Phase]| phases.iter().find(|p| p.name == name).map(|p| format!("{:.1}", p.ms));
+        let cells = booted.iter().map(|(_, phases)| reached(phases).unwrap_or_default());
+        table.row([name.to_string()].into_iter().chain(cells));
+    }
+    table
 }
 
 /// `midge restart`.
@@ -37,7 +80,7 @@ pub(super) fn restart(context: &Context, args: &RestartArgs) -> Outcome {
     };
     each(names, |name| {
         super::stop::stop_one(context, name, args.stop.timeout, args.stop.force)?;
-        start_one(context, name, stay)
+        start_one(context, name, stay).map(drop)
     })
 }
 
@@ -57,7 +100,8 @@ struct StartedVm<'a> {
     phases: &'a [Phase],
 }
 
-fn start_one(context: &Context, name: &str, stay: Stay<'_>) -> Result<(), Failed> {
+/// Answers the phases that were reached.
+fn start_one(context: &Context, name: &str, stay: Stay<'_>) -> Result<Vec<Phase>, Failed> {
     let vm = context.vm(name)?;
     let prefix = if stay.many { format!("{name}: ") } else { String::new() };
     let show = Show {
@@ -72,7 +116,7 @@ fn start_one(context: &Context, name: &str, stay: Stay<'_>) -> Result<(), Failed
     if stay.output.json() {
         print_started(name, already, &followed.phases)?;
     }
-    Ok(())
+    Ok(followed.phases)
 }
 
 /// Starts a VM and stays until its first instruction, or until what is waited for.

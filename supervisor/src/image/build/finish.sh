@@ -17,6 +17,9 @@ ln -s /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 # (machine-id(5), "First Boot Semantics").
 : > "$root/etc/machine-id"
 
+# Haste was for the building only.
+sed -i '/^force-unsafe-io$/d' "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+
 # The root user has no password: log in by SSH key, or run commands through the guest agent.
 chroot "$root" passwd --quiet --lock root
 

@@ -1,13 +1,15 @@
-//! The lists handed to the installed QEMU: it takes every word, says nothing on stderr, and builds the NIC that was asked for.
+//! The lists handed to the installed QEMU: it takes every word, says nothing on stderr, and builds the NIC
+//! that was asked for.
 //!
-//! QEMU 7.2 to the newest are meant. `MIDGE_TEST_QEMU` names another binary (and, after spaces, words to put in front of the list, such
-//! as `-L` and a folder of firmware); it takes the place of `qemu-system-x86_64`.
+//! QEMU 7.2 to the newest are meant. `MIDGE_TEST_QEMU` names another binary (and, after spaces, words to put
+//! in front of the list, such as `-L` and a folder of firmware); it takes the place of `qemu-system-x86_64`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use imago::file::File as ImagoFile;
@@ -19,7 +21,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Longer than any healthy answer, on a busy host too.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// An installed QEMU.
 struct Qemu {
@@ -105,8 +107,9 @@ fn create_disk(path: &Path, format: DiskFormat) {
 /// The smallest guest: writes `!` to the serial port and ends.
 fn kernel(arch: Arch) -> Vec<u8> {
     match arch {
-        // An ELF file with the note that names a PVH kernel's 32-bit entry (Xen, `xen/include/public/elfnote.h`): file header,
-        // one segment to load at 1 MiB and one of notes, the note, the code.
+        // An ELF file with the note that names a PVH kernel's 32-bit entry (Xen,
+        // `xen/include/public/elfnote.h`): file header, one segment to load at 1 MiB and one of notes, the
+        // note, the code.
         Arch::X86_64 => {
             const BASE: u64 = 1 << 20;
             let code = [
@@ -155,16 +158,44 @@ fn kernel(arch: Arch) -> Vec<u8> {
     }
 }
 
-/// Starts QEMU with the list for `spec` on sockets bound beforehand, and connects to its monitor.
-fn start(qemu: &Qemu, spec: &VmSpec, kind: Kind, disk: Option<DiskFormat>, file_ram: bool) -> Running {
-    let folder = nasty_folder();
+/// Held from the moment that sockets can be inherited until they are closed here: a second QEMU that is spawned
+/// in between would keep them open, and the end of the first would go unnoticed.
+static SPAWN: Mutex<()> = Mutex::new(());
+
+/// Binds the sockets in `folder`, starts QEMU with the list for `spec` and `given` on them, and connects to its
+/// monitor.
+fn spawn(qemu: &Qemu, spec: &VmSpec, given: Resources, folder: tempfile::TempDir) -> Running {
     let at = |name: &str| folder.path().join(name);
+    let guard = SPAWN.lock().unwrap_or_else(PoisonError::into_inner);
     let sockets = ["monitor", "serial", "agent"].map(|name| {
         let socket = UnixListener::bind(at(name)).unwrap();
         // QEMU inherits it by number.
         fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
         socket
     });
+    let [monitor_fd, serial_fd, agent_fd] = sockets.each_ref().map(AsRawFd::as_raw_fd);
+    let given = Resources { monitor_fd, serial_fd, agent_fd, serial_log: at("serial.log"), ..given };
+    let list = arguments(spec, &qemu.facts, &given).unwrap();
+
+    let monitor = UnixStream::connect(at("monitor")).unwrap();
+    monitor.set_read_timeout(Some(DEADLINE)).unwrap();
+    let child = Command::new(&qemu.program)
+        .args(&qemu.words)
+        .args(&list)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(at("stderr")).unwrap())
+        .spawn()
+        .unwrap();
+    drop(sockets);
+    drop(guard);
+    Running { child, reader: BufReader::new(monitor), folder }
+}
+
+/// Starts QEMU with the smallest guest on the list for `spec`, and negotiates with its monitor.
+fn start(qemu: &Qemu, spec: &VmSpec, kind: Kind, disk: Option<DiskFormat>, file_ram: bool) -> Running {
+    let folder = nasty_folder();
+    let at = |name: &str| folder.path().join(name);
     let disk = disk.map(|format| {
         create_disk(&at("disk"), format);
         Disk { path: at("disk"), format }
@@ -176,26 +207,9 @@ fn start(qemu: &Qemu, spec: &VmSpec, kind: Kind, disk: Option<DiskFormat>, file_
         initrd: Some(at("initrd")),
         disk,
         ram: if file_ram { Ram::File(at("ram")) } else { Ram::Anonymous },
-        monitor_fd: sockets[0].as_raw_fd(),
-        serial_fd: sockets[1].as_raw_fd(),
-        agent_fd: sockets[2].as_raw_fd(),
-        serial_log: at("serial.log"),
         ..resources(spec, kind, ResolvedAccel::Tcg)
     };
-    let list = arguments(spec, &qemu.facts, &given).unwrap();
-
-    let monitor = UnixStream::connect(at("monitor")).unwrap();
-    monitor.set_read_timeout(Some(DEADLINE)).unwrap();
-    let child = Command::new(&qemu.program)
-        .args(&qemu.words)
-        .args(&list)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(std::fs::File::create(at("stderr")).unwrap())
-        .spawn()
-        .unwrap();
-    drop(sockets);
-    let mut running = Running { child, reader: BufReader::new(monitor), folder };
+    let mut running = spawn(qemu, spec, given, folder);
     let greeting = running.answer();
     assert!(greeting.get("QMP").is_some(), "{greeting}");
     running.ask(&json!({ "execute": "qmp_capabilities" }));
@@ -226,7 +240,8 @@ impl Running {
         answer.get("return").unwrap_or_else(|| panic!("{command}: {answer}")).clone()
     }
 
-    /// Lets the guest run to its end, and ends QEMU where that has not happened with it. Gives the exit status.
+    /// Lets the guest run to its end, and ends QEMU where that has not happened with it. Gives the exit
+    /// status.
     fn run(mut self, what: &str) -> Option<i32> {
         self.reader.get_mut().write_all(b"{\"execute\": \"cont\"}").unwrap();
         loop {
@@ -361,7 +376,7 @@ fn the_nic_speaks_the_generations_that_its_guest_needs() {
 }
 
 #[test]
-fn a_forwarded_port_is_open_and_a_second_qemu_is_told_that_it_is_taken() {
+fn a_forwarded_port_is_open_on_the_host() {
     let qemu = Qemu::x86();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let forward = format!("{port}:80").parse().unwrap();
@@ -379,19 +394,19 @@ fn two_qemus_cannot_open_one_disk() {
     let spec = spec(Machine::Q35, Arch::X86_64);
     let first = start(&qemu, &spec, Kind::Linux, Some(DiskFormat::Qcow2), false);
     let disk = Disk { path: first.folder.path().join("disk"), format: DiskFormat::Qcow2 };
-    let mut given = resources(&spec, Kind::Linux, ResolvedAccel::Tcg);
-    (given.disk, given.kernel, given.ram) = (Some(disk), None, Ram::Anonymous);
-    let sockets =
-        [0, 1, 2].map(|number| UnixListener::bind(first.folder.path().join(format!("{number}"))).unwrap());
-    for socket in &sockets {
-        fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-    }
-    [given.monitor_fd, given.serial_fd, given.agent_fd] = sockets.each_ref().map(AsRawFd::as_raw_fd);
-    given.serial_log = first.folder.path().join("second.log");
-    let list = arguments(&spec, &qemu.facts, &given).unwrap();
-    let second =
-        Command::new(&qemu.program).args(&qemu.words).args(list).stdin(Stdio::null()).output().unwrap();
-    let stderr = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(!second.status.success() && stderr.contains("lock"), "{second:?}");
+    let given = Resources {
+        disk: Some(disk),
+        kernel: None,
+        ram: Ram::Anonymous,
+        ..resources(&spec, Kind::Linux, ResolvedAccel::Tcg)
+    };
+    let mut second = spawn(&qemu, &spec, given, nasty_folder());
+    // It ends instead of greeting.
+    let mut line = String::new();
+    let read = second.reader.read_line(&mut line);
+    let reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
+    assert!(read.as_ref().map_or_else(reset, |read| *read == 0), "{read:?} {line}");
+    assert!(!second.child.wait().unwrap().success());
+    assert!(second.stderr().contains("lock"), "{}", second.stderr());
     first.quit("the first of two");
 }

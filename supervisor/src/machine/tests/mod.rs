@@ -57,6 +57,7 @@ fn resources(spec: &VmSpec, kind: Kind, accel: ResolvedAccel) -> Resources {
     Resources {
         kind,
         accel,
+        kvm_cpu: true,
         kernel: Some("/images/vmlinuz".into()),
         initrd: Some("/images/initrd".into()),
         append: format!("root=/dev/vda {}", words.join(" ")),
@@ -68,11 +69,12 @@ fn resources(spec: &VmSpec, kind: Kind, accel: ResolvedAccel) -> Resources {
         agent_fd: 5,
         macs: (0..spec.nets.len()).map(|index| Mac::local([0, 0, u8::try_from(index).unwrap()])).collect(),
         uuid: uuid::Uuid::nil(),
+        credentials: vec![("ssh.authorized_keys.root".to_owned(), "ssh-ed25519 AAAA a,b\n".to_owned())],
     }
 }
 
 fn spec(machine: Machine, arch: Arch) -> VmSpec {
-    VmSpec { machine, arch, ..VmSpec::named("vm") }
+    VmSpec { arch, machine, ..VmSpec::named("vm") }
 }
 
 /// The boards that exist, as a spec names them.
@@ -208,4 +210,21 @@ fn boards_that_can_be_snapshot_have_versioned_types() {
         let name = board.machine_type(&facts(arch, (10, 0, 2))).unwrap();
         assert_eq!(board.snapshots(), name.ends_with("10.0"), "{name}");
     }
+}
+
+#[test]
+fn the_cpu_model_is_named_unless_kvm_cannot_run_it() {
+    let model = |machine, arch, accel, kvm_cpu, cpu: Option<&str>| {
+        let spec = VmSpec { cpu: cpu.map(str::to_owned), ..spec(machine, arch) };
+        let given = Resources { kvm_cpu, ..resources(&spec, Kind::Linux, accel) };
+        let list = arguments(&spec, &facts(arch, (10, 0, 2)), &given).unwrap();
+        value(&list, "-cpu").unwrap().to_owned()
+    };
+    let (kvm, tcg) = (ResolvedAccel::Kvm, ResolvedAccel::Tcg);
+    assert_eq!(model(Machine::Q35, Arch::X86_64, tcg, false, None), "Westmere-v1,rdrand=on");
+    assert_eq!(model(Machine::Q35, Arch::X86_64, kvm, true, None), "Westmere-v1,rdrand=on");
+    assert_eq!(model(Machine::Q35, Arch::X86_64, kvm, false, None), "host");
+    assert_eq!(model(Machine::Virt, Arch::Aarch64, tcg, true, None), "cortex-a72");
+    assert_eq!(model(Machine::Virt, Arch::Aarch64, kvm, true, None), "host");
+    assert_eq!(model(Machine::Q35, Arch::X86_64, kvm, false, Some("EPYC-v4,avx2=off")), "EPYC-v4,avx2=off");
 }

@@ -24,7 +24,8 @@ fn allowed(difference: &Difference, board: Board) -> bool {
     }
 }
 
-/// The list without its boot source and without the NIC's generations: what all kinds must share, in its order.
+/// The list without its boot source and without the NIC's generations: what all kinds must share, in its
+/// order.
 fn machine_only(list: &[String]) -> Vec<String> {
     let mut out = Vec::new();
     let mut words = list.iter();
@@ -103,7 +104,8 @@ proptest! {
         let debian = arguments(&spec, &qemu, &resources(&spec, Kind::Linux, accel)).unwrap();
         let list = arguments(&spec, &qemu, &unikernel(&spec, kind, accel)).unwrap();
         prop_assert_eq!(machine_only(&debian), machine_only(&list));
-        // The user's own arguments may be anything, so the structured view is only asked about lists without them.
+        // The user's own arguments may be anything, so the structured view is only asked about lists without
+        // them.
         if spec.qemu_args.is_empty() {
             let wrong: Vec<_> = diff(&debian, &list).into_iter().filter(|d| !allowed(d, board)).collect();
             prop_assert!(wrong.is_empty(), "{wrong:?}");
