@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::control::{Client, ClientError, Failure, Reply};
 use super::sockets::SocketDir;
-use super::{Cause, End};
+use super::{Cause, End, State};
 use crate::store::{Home, LastRun, RunState, SCHEMA, Status, StoreError, VmDir};
 
 /// How long a supervisor may take to say that it is in charge. It reads a handful of files first; on a slow SD card, or
@@ -127,6 +127,10 @@ pub fn close_unfinished(vm: &VmDir) -> Result<(), StoreError> {
 
 /// A connection to the supervisor, when one listens.
 fn try_connect(vm: &VmDir) -> Result<Option<Client>, LaunchError> {
+    // One whose VM has ended only has its last words to say. It would call a VM that is to be started a running one.
+    if matches!(vm.status(), Status::Supervised(run) if run.state == State::Ended) {
+        return Ok(None);
+    }
     let connected = SocketDir::open(vm.run_dir()).and_then(|dir| dir.connect("control.sock"));
     match connected {
         Ok(stream) => Ok(Some(Client::new(stream))),
