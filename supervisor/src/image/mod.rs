@@ -11,7 +11,6 @@ pub mod kernel;
 mod manifest;
 mod name;
 pub mod overlay;
-mod scratch;
 mod store;
 
 pub use error::ImageError;

@@ -12,9 +12,9 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::error::{ImageError, io_error};
 use super::manifest::Sealed;
-use super::scratch::{self, Scratch};
 use super::{Draft, Image, ImageName, MANIFEST_SCHEMA, Manifest, Part, digest};
 use crate::spec::{Arch, Kind};
+use crate::store::scratch::{self, Scratch};
 
 /// Names that `midge image build` understands, for hints.
 const BUILDABLE: [&str; 2] = ["debian:12", "debian:13"];
@@ -209,7 +209,7 @@ impl ImageStore {
     }
 
     fn scratch(&self) -> Result<Scratch, ImageError> {
-        Scratch::new(&self.tmp).map_err(io_error("make a folder in", &self.tmp))
+        Scratch::new(&self.tmp, "image", 0o700).map_err(io_error("make a folder in", &self.tmp))
     }
 
     fn materialise(&self, embedded: &Embedded, manifest: Manifest) -> Result<Image, ImageError> {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::scratch::{self, Scratch};
 
 /// The state and run folders in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,86 +99,21 @@ impl Home {
         self.state.join("images")
     }
 
-    /// A new private folder for unfinished work, on the same file system as the records so that it can be renamed
-    /// into place. Its lock marks it as in use until the value is dropped, which removes what was not renamed away.
-    pub fn scratch(&self, purpose: &str) -> Result<Scratch, StoreError> {
-        let tmp = self.state.join("tmp");
-        create_dirs(&tmp)?;
-        let dir = tempfile::Builder::new()
-            .prefix(&format!("{purpose}-"))
-            .tempdir_in(&tmp)
-            .map_err(StoreError::io("create a folder in", &tmp))?;
-        let lock_path = dir.path().join(".lock");
-        let lock = super::Lock::try_take(&lock_path)?;
-        Ok(Scratch { dir, _lock: lock })
+    /// Where unfinished work lies: on the same file system as the records, so that it can be renamed into place.
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.state.join("tmp")
     }
 
-    /// Removes what killed commands have left under `tmp/`: every folder whose lock is free.
+    /// A new private folder for unfinished work.
+    pub(crate) fn scratch(&self, purpose: &str) -> Result<Scratch, StoreError> {
+        let tmp = self.tmp();
+        Scratch::new(&tmp, purpose, 0o700).map_err(StoreError::io("create a folder in", &tmp))
+    }
+
+    /// Removes what killed commands have left under `tmp/`, and answers which folders there were.
     pub fn sweep(&self) -> Result<Vec<PathBuf>, StoreError> {
-        let tmp = self.state.join("tmp");
-        let entries = match fs::read_dir(&tmp) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(StoreError::io("read", &tmp)(e)),
-        };
-        let mut swept = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let lock_path = path.join(".lock");
-            // A folder without a lock file is one being made at this moment, or one being removed: its owner sees to it,
-            // and one left so by a kill is old.
-            let stale = match super::Lock::try_take_existing(&lock_path) {
-                Ok(Some(_lock)) => true,
-                Ok(None) => !lock_path.exists() && older_than_a_minute(&path),
-                Err(_) => false,
-            };
-            if stale && fs::remove_dir_all(&path).is_ok() {
-                swept.push(path);
-            }
-        }
-        Ok(swept)
-    }
-}
-
-fn older_than_a_minute(path: &Path) -> bool {
-    fs::symlink_metadata(path)
-        .and_then(|m| m.modified())
-        .is_ok_and(|t| t.elapsed().is_ok_and(|age| age.as_secs() > 60))
-}
-
-/// A folder for unfinished work; see [`Home::scratch`].
-#[derive(Debug)]
-pub struct Scratch {
-    dir: tempfile::TempDir,
-    _lock: Option<super::Lock>,
-}
-
-impl Scratch {
-    /// The folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// Moves the finished folder to `target`. Answers `false`, and removes the work, when `target` exists.
-    pub fn publish(self, target: &Path) -> Result<bool, StoreError> {
-        let from = self.dir.path().to_owned();
-        let lock_path = from.join(".lock");
-        fs::remove_file(&lock_path).map_err(StoreError::io("remove", &lock_path))?;
-        match rustix::fs::renameat_with(
-            rustix::fs::CWD,
-            &from,
-            rustix::fs::CWD,
-            target,
-            rustix::fs::RenameFlags::NOREPLACE,
-        ) {
-            Ok(()) => {
-                let _gone = self.dir.keep();
-                Ok(true)
-            }
-            Err(rustix::io::Errno::EXIST) => Ok(false),
-            Err(e) => Err(StoreError::io("rename into place", target)(e.into())),
-        }
+        let tmp = self.tmp();
+        scratch::sweep(&tmp).map_err(StoreError::io("clear", &tmp))
     }
 }
 

@@ -35,20 +35,8 @@ impl Lock {
 
     /// Takes the lock on `path`, created where it is missing, or answers nothing when it is held.
     pub fn try_take(path: &Path) -> Result<Option<Self>, StoreError> {
-        Self::attempt(path, true)
-    }
-
-    /// As [`Lock::try_take`], and answers nothing as well when the file does not exist.
-    pub(super) fn try_take_existing(path: &Path) -> Result<Option<Self>, StoreError> {
-        Self::attempt(path, false)
-    }
-
-    fn attempt(path: &Path, create: bool) -> Result<Option<Self>, StoreError> {
-        let file = match OpenOptions::new().write(true).create(create).truncate(false).open(path) {
-            Ok(file) => file,
-            Err(e) if !create && e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(StoreError::io("open", path)(e)),
-        };
+        let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = open.map_err(StoreError::io("open", path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(locked) if is_at(&locked, path) => Ok(Some(Self(locked))),
             Ok(_) | Err((_, Errno::EWOULDBLOCK)) => Ok(None),

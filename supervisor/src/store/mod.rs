@@ -15,6 +15,7 @@ mod home;
 mod lock;
 mod record;
 mod run;
+pub(crate) mod scratch;
 mod vms;
 
 pub use error::StoreError;

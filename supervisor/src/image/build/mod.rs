@@ -17,13 +17,16 @@ use std::str::FromStr;
 pub use self::progress::{Phase, Progress};
 
 use self::mirror::Mirrors;
-use super::scratch::{self, Scratch};
 use super::{
     Draft, Image, ImageError, ImageName, ImageNameError, ImageStore, MANIFEST_SCHEMA, Manifest, digest,
     overlay,
 };
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Kind};
+use crate::store::scratch::{self, Scratch};
+
+/// Others may pass through a build's folder, as files of a guest's users are made in there, but not look around.
+const BUILD_MODE: u32 = 0o711;
 
 /// Changes whenever the same inputs give another image for a reason that the key would not see.
 const FORMAT: &str = "1";
@@ -159,7 +162,7 @@ pub fn build(
         return Ok(store.adopt(&image)?);
     }
     run::check_host()?;
-    let scratch = Scratch::new(&tmp)
+    let scratch = Scratch::new(&tmp, "build", BUILD_MODE)
         .map_err(|source| BuildError::Io { what: format!("make a folder in {}", tmp.display()), source })?;
     let out = scratch.path().join("out");
     run::run(&recipe, scratch.path(), &out, cancel, progress)?;

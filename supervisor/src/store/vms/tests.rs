@@ -136,7 +136,6 @@ fn the_sweep_takes_what_nobody_works_on() {
     let held = home.scratch("create").unwrap();
     let left = home.state().join("tmp").join("create-left");
     fs::create_dir(&left).unwrap();
-    fs::write(left.join(".lock"), b"").unwrap();
     fs::write(left.join("disk.qcow2"), b"half").unwrap();
     assert_eq!(home.sweep().unwrap(), std::slice::from_ref(&left));
     assert!(!left.exists() && held.path().exists());

@@ -9,66 +9,77 @@ use std::process::{Command, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// Start of the name of every folder made here.
-const PREFIX: &str = "image-";
+use super::StoreError;
 
 /// A folder for unfinished work; dropping it removes it with everything in it.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     path: PathBuf,
     _lock: Flock<File>,
+    /// It was renamed away: there is nothing to remove.
+    published: bool,
 }
 
 impl Scratch {
-    /// Makes one in `parent`, which is made too where it is missing.
-    pub(super) fn new(parent: &Path) -> io::Result<Self> {
+    /// Makes one in `parent`, which is made too where it is missing. `purpose` begins its name, `mode` is its permissions.
+    pub(crate) fn new(parent: &Path, purpose: &str, mode: u32) -> io::Result<Self> {
         fs::create_dir_all(parent)?;
         loop {
-            let path = parent.join(format!("{PREFIX}{}", uuid::Uuid::new_v4().simple()));
-            // Others may pass through, as files of a guest's users are made in there, but not look around.
-            fs::DirBuilder::new().mode(0o711).create(&path)?;
+            let path = parent.join(format!("{purpose}-{}", uuid::Uuid::new_v4().simple()));
+            fs::DirBuilder::new().mode(mode).create(&path)?;
             // A sweep may have come between the two calls: then the lock is on a removed folder, and another is made.
             if let Some(lock) = try_lock(&path)?
                 && is_same(&lock, &path)
             {
-                return Ok(Self { path, _lock: lock });
+                return Ok(Self { path, _lock: lock, published: false });
             }
         }
     }
 
     /// Where it is.
-    #[must_use]
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Moves the finished folder to `target`. Answers `false`, and removes the work, when `target` exists.
+    pub(crate) fn publish(mut self, target: &Path) -> Result<bool, StoreError> {
+        let cwd = rustix::fs::CWD;
+        match rustix::fs::renameat_with(cwd, &self.path, cwd, target, rustix::fs::RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                self.published = true;
+                Ok(true)
+            }
+            Err(rustix::io::Errno::EXIST) => Ok(false),
+            Err(e) => Err(StoreError::io("rename into place", target)(e.into())),
+        }
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.published {
+            return;
+        }
         if let Err(e) = remove(&self.path) {
             tracing::warn!("cannot remove {}: {e}", self.path.display());
         }
     }
 }
 
-/// Removes the folders for unfinished work in `parent` whose makers are gone; says how many there were.
-pub(super) fn sweep(parent: &Path) -> io::Result<usize> {
+/// Removes the folders for unfinished work in `parent` whose makers are gone, and answers which there were.
+pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(parent) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
-    let mut swept = 0;
+    let mut swept = Vec::new();
     for entry in entries {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            continue;
-        }
-        let path = entry.path();
+        let path = entry?.path();
         match try_lock(&path) {
             Ok(Some(lock)) if is_same(&lock, &path) => {
                 remove(&path)?;
-                swept += 1;
+                swept.push(path);
             }
             // In use, or gone meanwhile.
             Ok(_) => {}
@@ -88,6 +99,7 @@ fn try_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
     }
 }
 
+/// Whether the path still leads to this folder.
 fn is_same(open: &File, path: &Path) -> bool {
     match (open.metadata(), fs::metadata(path)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
@@ -121,21 +133,20 @@ mod tests {
     #[test]
     fn sweep_takes_what_nobody_holds_and_nothing_else() {
         let parent = tempfile::tempdir().unwrap();
-        let held = Scratch::new(parent.path()).unwrap();
-        let left_behind = parent.path().join("image-dead");
+        let held = Scratch::new(parent.path(), "image", 0o711).unwrap();
+        let left_behind = parent.path().join("create-dead");
         fs::create_dir_all(left_behind.join("deep")).unwrap();
         fs::write(left_behind.join("deep/file"), "x").unwrap();
-        fs::create_dir(parent.path().join("of-another")).unwrap();
 
-        assert_eq!(sweep(parent.path()).unwrap(), 1);
-        assert!(held.path().exists() && !left_behind.exists() && parent.path().join("of-another").exists());
+        assert_eq!(sweep(parent.path()).unwrap(), std::slice::from_ref(&left_behind));
+        assert!(held.path().exists() && !left_behind.exists());
         drop(held);
-        assert_eq!(sweep(parent.path()).unwrap(), 0);
-        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+        assert!(sweep(parent.path()).unwrap().is_empty());
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn sweeping_where_nothing_was_made_is_no_error() {
-        assert_eq!(sweep(Path::new("/nonexistent/midge")).unwrap(), 0);
+        assert!(sweep(Path::new("/nonexistent/midge")).unwrap().is_empty());
     }
 }
