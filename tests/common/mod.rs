@@ -2,10 +2,10 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -35,7 +35,9 @@ impl Sandbox {
 
     /// One whose `midge` uses this QEMU.
     pub fn with_qemu(qemu: &Path) -> Self {
-        Self { qemu: Some(qemu.to_owned()), ..Self::new() }
+        let mut sandbox = Self::new();
+        sandbox.qemu = Some(qemu.to_owned());
+        sandbox
     }
 
     /// One with a Debian image in its store. The image is built once for all tests: it is kept in the user's cache folder.
@@ -235,6 +237,11 @@ impl Background {
         {
             fd.signal(signal).unwrap();
         }
+    }
+
+    /// Its standard output, to be read while it runs; [`Background::wait`] answers none of it then.
+    pub fn stdout(&mut self) -> BufReader<ChildStdout> {
+        BufReader::new(self.0.as_mut().and_then(|child| child.stdout.take()).expect("it is taken once"))
     }
 
     /// Waits for its end.
