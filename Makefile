@@ -17,6 +17,8 @@ check: ## What a change must pass before it is proposed, besides the tests
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	cd guest && cargo fmt --check && cargo clippy --lib --tests -- -D warnings && \
+	    cargo --config kernel.toml clippy --release --bins -- -D warnings
 
 install: build ## Installs midge, its man pages and completions below PREFIX (/usr/local)
 	install -Dm755 $(MIDGE) $(DESTDIR)$(PREFIX)/bin/midge

@@ -1,5 +1,5 @@
 //! What the end-to-end tests share: a sandbox of folders with the real `midge`, which leaves nothing behind.
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 use std::fs;
 use std::io::{BufReader, Read, Write};
@@ -80,12 +80,7 @@ impl Sandbox {
 
     /// Runs a command to its end.
     pub fn run(&self, args: &[&str]) -> Done {
-        let output = self.midge().args(args).output().unwrap();
-        Done {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Self::finish(self.midge().args(args))
     }
 
     /// Runs a command that must succeed, and answers its standard output.
@@ -114,9 +109,61 @@ impl Sandbox {
 
     /// Starts a command without waiting for it.
     pub fn spawn(&self, args: &[&str]) -> Background {
-        let child =
-            self.midge().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = self.midge().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Background(Some(child))
+    }
+
+    /// Runs a command that was made ready by [`Self::midge`] to its end.
+    pub fn finish(command: &mut Command) -> Done {
+        let output = command.output().unwrap();
+        Done {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Creates a VM of the embedded unikernel that takes little memory and, unless told otherwise, is emulated.
+    #[track_caller]
+    pub fn hello(&self, vm: &str, flags: &[&str]) {
+        let accel: &[&str] = if flags.contains(&"--accel") { &[] } else { &["--accel", "tcg"] };
+        let base = ["create", vm, "--image", "hello", "--memory", "32M"];
+        self.ok(&[&base, accel, flags].concat());
+    }
+
+    /// As [`Self::hello`], with a port of this host that leads to the guest's web page; started and ready.
+    #[track_caller]
+    pub fn hello_up(&self, vm: &str, flags: &[&str]) -> u16 {
+        let port = free_port();
+        self.hello(vm, &[&["-p", &format!("{port}:80")], flags].concat());
+        self.ok(&["start", vm, "--wait"]);
+        port
+    }
+
+    /// The word that `inspect` has for what the VM does.
+    #[track_caller]
+    pub fn state(&self, vm: &str) -> String {
+        self.inspect(vm)["state"].as_str().unwrap().to_owned()
+    }
+
+    /// What happened to the VM.
+    #[track_caller]
+    pub fn events(&self, vm: &str) -> Vec<Value> {
+        let text = self.ok(&["events", vm, "-o", "json"]);
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Waits for the guest's end and answers it, as `inspect` and the events agree it was.
+    #[track_caller]
+    pub fn end(&self, vm: &str) -> Value {
+        self.ok(&["wait", vm, "exit"]);
+        let inspected = self.inspect(vm);
+        assert_eq!(inspected["state"], "stopped", "{inspected}");
+        let end = inspected["last"]["end"].clone();
+        let events = self.events(vm);
+        let told = events.iter().rfind(|event| event["event"] == "ended").expect("the end is an event");
+        assert_eq!(told["cause"], end["cause"], "{told} and {end}");
+        end
     }
 
     /// What `midge inspect` says.
@@ -175,7 +222,7 @@ impl Sandbox {
     }
 
     /// The processes that came of this sandbox: whoever has its path on the command line or in the environment.
-    fn processes(&self) -> Vec<u32> {
+    pub fn processes(&self) -> Vec<u32> {
         let mark = self.path().to_string_lossy().into_owned();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -289,4 +336,10 @@ pub fn http(port: u16, path: &str) -> String {
     // A guest that ends in the middle of the answer resets the connection: what came before counts.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Ends a child of the test's own and collects it.
+pub fn stop_child(mut child: Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }

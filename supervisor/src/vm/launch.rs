@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use super::control::{Client, ClientError, Failure, Reply};
 use super::sockets::SocketDir;
-use super::{Cause, End};
+use super::{Cause, End, State};
 use crate::store::{Home, LastRun, RunState, SCHEMA, Status, StoreError, VmDir};
 
 /// How long a supervisor may take to say that it is in charge. It reads a handful of files first; on a slow SD card, or
 /// when QEMU and KVM are probed for the first time, that takes a moment.
 const GREETING: Duration = Duration::from_secs(60);
+/// The size of a supervisor's log at which the next one begins a new file.
+const LOG_LIMIT: u64 = 1 << 20;
 /// Tells a supervisor not to start a guest: it is only to take charge of one that runs.
 pub(super) const ADOPT_ONLY: &str = "MIDGE_ADOPT_ONLY";
 
@@ -125,6 +127,10 @@ pub fn close_unfinished(vm: &VmDir) -> Result<(), StoreError> {
 
 /// A connection to the supervisor, when one listens.
 fn try_connect(vm: &VmDir) -> Result<Option<Client>, LaunchError> {
+    // One whose VM has ended only has its last words to say. It would call a VM that is to be started a running one.
+    if matches!(vm.status(), Status::Supervised(run) if run.state == State::Ended) {
+        return Ok(None);
+    }
     let connected = SocketDir::open(vm.run_dir()).and_then(|dir| dir.connect("control.sock"));
     match connected {
         Ok(stream) => Ok(Some(Client::new(stream))),
@@ -139,6 +145,9 @@ fn spawn(home: &Home, vm: &VmDir, adopt_only: bool) -> Result<(Client, Vec<Strin
     vm.create_run_dir()?;
     let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Spawn)?;
     let log_path = vm.midge_log();
+    if std::fs::metadata(&log_path).is_ok_and(|m| m.len() > LOG_LIMIT) {
+        let _ = std::fs::rename(&log_path, log_path.with_extension("log.old"));
+    }
     let log = File::options()
         .create(true)
         .append(true)

@@ -178,13 +178,8 @@ impl Link {
             kind: plan.spec.kind,
             unplugged: machine::unplugged(&plan.spec),
         };
-        let speaking = tokio::task::spawn_local(speak(
-            shared.clone(),
-            handle.clone(),
-            ends.monitor,
-            connected,
-            about,
-        ));
+        let speaking =
+            tokio::task::spawn_local(speak(shared.clone(), handle.clone(), ends.monitor, connected, about));
         tasks.spawn_local(bury(
             shared.clone(),
             handle.clone(),

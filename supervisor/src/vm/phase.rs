@@ -61,7 +61,7 @@ fn signs(kind: Kind) -> &'static [(PhaseName, &'static str)] {
     match kind {
         Kind::Linux => &[
             (PhaseName::Kernel, r"Linux version \d"),
-            (PhaseName::Userspace, r"systemd\[1\]: |Welcome to |Run \S+ as init process"),
+            (PhaseName::Userspace, r"midge: user space|systemd\[1\]: |Welcome to |Run \S+ as init process"),
         ],
         Kind::Unikraft => &[
             (PhaseName::Kernel, r"Powered by|Unikraft"),

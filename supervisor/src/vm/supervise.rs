@@ -75,7 +75,7 @@ async fn run(home: &Home, name: &str, greeting: Option<UnixStream>) -> Result<()
             return Err(failure);
         }
     };
-    let Ready { shared, driver, adopted, listener, notes } = ready;
+    let Ready { shared, driver, adopted, listener, backlog, notes } = ready;
     // Each conversation holds a sender; the receiver sees them all gone.
     let (talking, mut silence) = mpsc::channel::<()>(1);
     let serve = {
@@ -98,11 +98,18 @@ async fn run(home: &Home, name: &str, greeting: Option<UnixStream>) -> Result<()
     let listening_for_signals = tokio::task::spawn_local(obey_signals(shared.clone()));
     driver.run(adopted).await;
 
-    // Nobody new; those that are being answered hear how it ended.
+    // Nobody new; those that are being answered hear how it ended, and so do those whose connection nobody has taken yet.
     accepting.abort();
     listening_for_signals.abort();
     let _ = std::fs::remove_file(shared.dir.run_dir().join("control.sock"));
-    drop(serve);
+    while let Ok((stream, _)) = backlog.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = tokio::net::UnixStream::from_std(stream)
+        {
+            tokio::task::spawn_local(serve(Conversation::new(stream)));
+        }
+    }
+    drop((serve, backlog));
     let _ = tokio::time::timeout(LAST_WORDS, silence.recv()).await;
     close(&shared, lock);
     Ok(())
@@ -114,6 +121,8 @@ struct Ready {
     driver: Driver,
     adopted: Option<Adopted>,
     listener: tokio::net::UnixListener,
+    /// The listener once more, for what waits in it at the end.
+    backlog: std::os::unix::net::UnixListener,
     notes: Vec<String>,
 }
 
@@ -157,9 +166,10 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let sockets = SocketDir::open(dir.run_dir()).map_err(io)?;
     let listener = sockets.listen("control.sock").map_err(io)?;
     listener.set_nonblocking(true).map_err(io)?;
+    let backlog = listener.try_clone().map_err(io)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(io)?;
     let driver = Driver::new(shared.clone(), queue, plan, run);
-    Ok((Ready { shared, driver, adopted, listener, notes }, lock))
+    Ok((Ready { shared, driver, adopted, listener, backlog, notes }, lock))
 }
 
 /// Takes the supervisor's lock. The commands see to it that there is one supervisor at a time, so whoever has the lock is

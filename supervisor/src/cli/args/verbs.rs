@@ -408,7 +408,8 @@ pub(in crate::cli) struct ExecArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Files travel through the guest agent, so a guest without a network will do. `-` is stdin or stdout.
-With -r, a folder travels as a tar archive that is kept in the guest's /tmp meanwhile.")]
+With -r, the folder SRC lands inside the folder DST, which is made where it is missing; it travels as a tar
+archive that lies in the guest's /tmp meanwhile.")]
 pub(in crate::cli) struct CpArgs {
     /// Copy folders with all that is in them.
     #[arg(short, long)]

@@ -10,7 +10,7 @@ use crate::cli::draft::{self, Draft};
 use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::images;
 use crate::cli::{Outcome, output, ssh_key};
-use crate::image::Image;
+use crate::image::{self, Image};
 use crate::spec::{Kind, Mac, VmSpec};
 use crate::store::{Home, Record, SCHEMA, StoreError, VmDir};
 
@@ -80,6 +80,10 @@ pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Res
     };
     if let Some(image) = &image {
         fit(context, &mut spec, image, arch_given)?;
+    }
+    if let Some(kernel) = &spec.boot.kernel {
+        // Again at every start, as the file may change; here so that no VM is made that cannot start.
+        image::inspect_kernel(kernel, spec.arch).map_err(|e| Failed::wrap(ExitKind::Usage, e))?;
     }
     // Every start tells the guest midge's own key.
     if linux(&spec, image.as_ref())

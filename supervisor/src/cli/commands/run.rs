@@ -91,7 +91,10 @@ fn command(context: &Context, vm: &VmDir, args: &RunArgs) -> Outcome {
     let agent = WaitFor::Sign(Ready::Agent);
     let timeout = Some(args.timeout.unwrap_or(DEFAULT_WAIT));
     if let Err(failed) = start::begin(context, vm, Some(&agent), timeout, shown(context, false)) {
-        return interrupted(Err(failed));
+        // This VM is about to be removed, so what is said of one that goes on does not hold.
+        let hint =
+            "start it with `midge run -d …` to look around in it; --timeout gives it longer".to_owned();
+        return interrupted(Err(Failed { hint: Some(hint), ..failed }));
     }
     if let Some(code) = interrupts.code() {
         // The signal came before there was anything to end.

@@ -62,7 +62,8 @@ fn side_by_side(booted: &[(&str, Vec<Phase>)]) -> Table {
     names.sort_unstable();
     names.dedup();
     for name in names {
-        let reached = |phases: &[Phase]| phases.iter().find(|p| p.name == name).map(|p| format!("{:.1}", p.ms));
+        let reached =
+            |phases: &[Phase]| phases.iter().find(|p| p.name == name).map(|p| format!("{:.1}", p.ms));
         let cells = booted.iter().map(|(_, phases)| reached(phases).unwrap_or_default());
         table.row([name.to_string()].into_iter().chain(cells));
     }

@@ -247,7 +247,9 @@ impl Recipe {
                 disk: None,
                 kernel: None,
                 initrd: None,
-                append: "root=/dev/vda rw quiet".to_owned(),
+                // The kernel's notices (its banner among them) and whatever goes wrong, but not the hundreds of lines between:
+                // an emulated serial port is slow.
+                append: "root=/dev/vda rw loglevel=6 systemd.show_status=auto".to_owned(),
                 agent: true,
                 ssh: true,
                 systemd: Some(self.release.systemd()),

@@ -29,6 +29,8 @@ END
 cat > "$conf/scripts/init-top/udev" <<'END'
 #!/bin/sh -e
 [ "$1" != prereqs ] || exit 0
+# On the console, for whoever measures the boot.
+echo "<5>midge: user space" > /dev/kmsg || true
 modprobe -q -a virtio_pci virtio_mmio virtio_blk virtio_console || true
 [ -b "$ROOT" ] || exec /scripts/udev-start
 END
@@ -37,7 +39,7 @@ cat > "$conf/scripts/init-bottom/udev" <<'END'
 [ "$1" != prereqs ] || exit 0
 [ ! -e /run/udev/control ] || exec /scripts/udev-stop
 mount -n -o move /dev "${rootmnt:?}/dev" || mount -n --move /dev "$rootmnt/dev"
-rm -rf /dev
+if command -v nuke > /dev/null; then nuke /dev; else rm -rf /dev; fi
 ln -s "$rootmnt/dev" /dev
 END
 chmod 755 "$conf/hooks/midge" "$conf/scripts/init-top/udev" "$conf/scripts/init-bottom/udev"
