@@ -2,10 +2,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -284,6 +284,11 @@ impl Background {
         {
             fd.signal(signal).unwrap();
         }
+    }
+
+    /// Its standard output, to be read while it runs; [`Background::wait`] answers none of it then.
+    pub fn stdout(&mut self) -> BufReader<ChildStdout> {
+        BufReader::new(self.0.as_mut().and_then(|child| child.stdout.take()).expect("it is taken once"))
     }
 
     /// Waits for its end.
