@@ -1,7 +1,7 @@
 //! What a Debian guest is promised: its boot's phases, commands, files, logins, and that each of its ends is told for what
 //! it was. Every test boots a real Debian 12 from the image that midge builds.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-#[allow(unreachable_pub, reason = "a module that several test programs share")]
 mod common;
 
 use std::fs;

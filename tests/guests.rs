@@ -1,7 +1,7 @@
 //! Guests besides Debian, and another QEMU: the same flags boot bare-metal programs of others and unikernels of every kind, on the
 //! QEMU of Debian 12 as well as on a newer one.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-#[allow(unreachable_pub, reason = "a module that several test programs share")]
 mod common;
 
 use std::collections::BTreeSet;

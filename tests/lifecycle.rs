@@ -1,4 +1,5 @@
 //! The life of a VM, from its creation to its removal, with the embedded unikernel.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: a sandbox of folders with the real `midge`, which leaves nothing behind.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
 use std::io::{BufReader, Read, Write};
