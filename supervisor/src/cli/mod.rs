@@ -1,6 +1,6 @@
 //! The command line: `midge VERB`.
 //!
-//! [`args`] defines it, `commands/` holds one file per verb or family of verbs, [`output`] prints, [`exit`] names the exit
+//! `args` defines it, `commands/` holds one file per verb or family of verbs, `output` prints, `exit` names the exit
 //! codes. A command reads what it needs of the records and asks the VM's supervisor for the rest; it blocks, since it has
 //! nothing else to do.
 
