@@ -245,7 +245,10 @@ fn folders(sandbox: &Sandbox) {
     std::os::unix::fs::symlink("a file", tree.join("link")).unwrap();
 
     sandbox.ok(&["cp", "-r", tree.to_str().unwrap(), "deb:/opt"]);
-    assert_eq!(shell(sandbox, "deb", "/opt/tree/deep/deeper/script; readlink /opt/tree/link"), "it runs\na file\n");
+    assert_eq!(
+        shell(sandbox, "deb", "/opt/tree/deep/deeper/script; readlink /opt/tree/link"),
+        "it runs\na file\n"
+    );
     let back = sandbox.path().join("tree-back");
     sandbox.ok(&["cp", "-r", "deb:/opt/tree", back.to_str().unwrap()]);
     let same = Command::new("diff").arg("-r").arg(&tree).arg(back.join("tree")).output().unwrap();
@@ -271,7 +274,11 @@ fn ssh(sandbox: &Sandbox) {
     assert_eq!(fed.stdout.split(' ').next(), Some(sha256(b"by the way").as_str()));
     // Another host in the guest's place is noticed.
     let other = sandbox.path().join("other");
-    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&other).status().unwrap();
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&other)
+        .status()
+        .unwrap();
     assert!(made.success());
     let key = fs::read_to_string(other.with_extension("pub")).unwrap();
     fs::write(known, format!("deb {key}")).unwrap();
@@ -282,8 +289,7 @@ fn ssh(sandbox: &Sandbox) {
 
 /// By sha256sum(1).
 fn sha256(bytes: &[u8]) -> String {
-    let mut child =
-        Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(bytes).unwrap();
     let output = child.wait_with_output().unwrap();
     String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
@@ -302,7 +308,9 @@ fn two_debians_of_one_image_have_their_own_identities_and_lives() {
     }
     let told = |script: &str| ["one", "two"].map(|vm| shell(&sandbox, vm, script));
     assert_eq!(told("hostname"), ["one\n", "two\n"]);
-    for own in ["cat /etc/machine-id", "cat /etc/ssh/ssh_host_ed25519_key.pub", "cat /sys/class/net/e*/address"] {
+    for own in
+        ["cat /etc/machine-id", "cat /etc/ssh/ssh_host_ed25519_key.pub", "cat /sys/class/net/e*/address"]
+    {
         let [one, two] = told(own);
         assert!(one.len() > 10 && one != two, "{own}: {one:?} and {two:?}");
     }
@@ -371,8 +379,16 @@ fn run_with_a_command_streams_answers_its_code_and_leaves_nothing() {
     };
     let failed = sandbox.spawn(&["run", "debian:12", "--", "sh", "-c", "echo out; echo err >&2; exit 6"]);
     // Two guests at once: one ends by itself, the other by Ctrl-C.
-    let mut endless =
-        sandbox.spawn(&["run", "debian:12", "-n", "endless", "--", "sh", "-c", "echo begun; exec sleep 1000"]);
+    let mut endless = sandbox.spawn(&[
+        "run",
+        "debian:12",
+        "-n",
+        "endless",
+        "--",
+        "sh",
+        "-c",
+        "echo begun; exec sleep 1000",
+    ]);
     let mut line = String::new();
     endless.stdout().read_line(&mut line).unwrap();
     assert_eq!(line, "begun\n", "{}", sandbox.logs());
@@ -393,7 +409,15 @@ fn run_with_a_command_streams_answers_its_code_and_leaves_nothing() {
     nothing_left();
 
     // A guest that ends before its agent comes.
-    let never = sandbox.run(&["run", "debian:12", "--append", "init=/bin/false panic=-1", "--no-reboot", "--", "true"]);
+    let never = sandbox.run(&[
+        "run",
+        "debian:12",
+        "--append",
+        "init=/bin/false panic=-1",
+        "--no-reboot",
+        "--",
+        "true",
+    ]);
     assert_eq!(never.code, 125, "{}", never.stderr);
     assert!(never.stderr.contains("ended"), "{}", never.stderr);
     nothing_left();
@@ -404,7 +428,15 @@ fn a_boot_that_fails_shows_the_guests_last_words() {
     let sandbox = Sandbox::with_debian();
     let lost = "root=/dev/nonexistent";
     sandbox.ok(&["create", "stalls", "--image", "debian:12", "--append", lost]);
-    sandbox.ok(&["create", "ends", "--image", "debian:12", "--no-reboot", "--append", &format!("{lost} panic=1")]);
+    sandbox.ok(&[
+        "create",
+        "ends",
+        "--image",
+        "debian:12",
+        "--no-reboot",
+        "--append",
+        &format!("{lost} panic=1"),
+    ]);
     sandbox.ok(&["start", "stalls"]);
     let ends = sandbox.spawn(&["start", "ends", "--wait"]);
 

@@ -23,7 +23,8 @@ fn ipxe_boots_gets_an_address_and_prints_it() {
     let sandbox = Sandbox::new();
     // iPXE knows the BIOS's screen only. With graphics=off QEMU has SeaBIOS show that on the serial port.
     let screen = ["--qemu-arg", "-machine", "--qemu-arg", "graphics=off"];
-    let flags = ["create", "ipxe", "--kernel", IPXE, "--append", "dhcp && show net0/ip && shell", "--accel", "tcg"];
+    let flags =
+        ["create", "ipxe", "--kernel", IPXE, "--append", "dhcp && show net0/ip && shell", "--accel", "tcg"];
     sandbox.ok(&[&flags[..], &screen, &["--ready", r"serial:net0/ip.*= 10\.0\.2\.15"]].concat());
     sandbox.ok(&["start", "ipxe", "--wait"]);
     assert_eq!(sandbox.inspect("ipxe")["state"], "running");
@@ -54,7 +55,11 @@ fn differences(sandbox: &Sandbox, left: &str, right: &str) -> Vec<Value> {
 
 fn places(differences: &[Value]) -> BTreeSet<String> {
     let place = |difference: &Value| {
-        ["option", "part", "property"].map(|key| difference[key].as_str().unwrap_or("")).join(" ").trim().to_owned()
+        ["option", "part", "property"]
+            .map(|key| difference[key].as_str().unwrap_or(""))
+            .join(" ")
+            .trim()
+            .to_owned()
     };
     differences.iter().map(place).collect()
 }
@@ -78,8 +83,7 @@ fn the_same_flags_give_every_guest_the_same_machine() {
         sandbox.ok(&[&["create", vm, "--image", image], &flags[..], &[&port]].concat());
     }
     // What is booted, and nothing else.
-    let source =
-        ["-kernel", "-initrd", "-append", "-blockdev disk-file", "-blockdev disk", "-device disk0"];
+    let source = ["-kernel", "-initrd", "-append", "-blockdev disk-file", "-blockdev disk", "-device disk0"];
     let expected: BTreeSet<String> = IDENTITY.iter().chain(&source).map(ToString::to_string).collect();
     assert_eq!(places(&differences(&sandbox, "uni", "deb")), expected);
 
@@ -103,7 +107,8 @@ fn the_same_flags_give_every_guest_the_same_machine() {
         let identity: BTreeSet<String> = IDENTITY.iter().map(ToString::to_string).collect();
         assert_eq!(places, identity, "{kind}");
     }
-    let refused = sandbox.fails(2, &["create", "x", "--kernel", IPXE, "--kind", "solo5", "--arch", "aarch64"]);
+    let refused =
+        sandbox.fails(2, &["create", "x", "--kernel", IPXE, "--kind", "solo5", "--arch", "aarch64"]);
     assert!(refused.contains("Solo5 has no virtio target for aarch64"), "{refused}");
 }
 
@@ -142,8 +147,10 @@ fn qemu_7_2() -> Option<PathBuf> {
     }
     let madison = Command::new("apt-cache").args(["madison", "qemu-system-x86"]).output().unwrap();
     // qemu-system-x86 | 1:7.2+dfsg-7+deb12u18+b3 | http://… Packages
-    let version =
-        said(&madison).lines().filter_map(|l| Some(l.split('|').nth(1)?.trim().to_owned())).find(|v| v.starts_with("1:7.2"))?;
+    let version = said(&madison)
+        .lines()
+        .filter_map(|l| Some(l.split('|').nth(1)?.trim().to_owned()))
+        .find(|v| v.starts_with("1:7.2"))?;
     // A rebuild (`+b3`) has no part that is the same for all architectures.
     let source = version.split("+b").next().unwrap();
     let work = tempfile::tempdir_in(cache.parent().unwrap()).unwrap();
@@ -151,12 +158,15 @@ fn qemu_7_2() -> Option<PathBuf> {
         let output = Command::new(program).args(args).current_dir(work.path()).output().unwrap();
         assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    run("apt-get", &[
-        "download",
-        &format!("qemu-system-x86={version}"),
-        &format!("qemu-system-common={version}"),
-        &format!("qemu-system-data={source}"),
-    ]);
+    run(
+        "apt-get",
+        &[
+            "download",
+            &format!("qemu-system-x86={version}"),
+            &format!("qemu-system-common={version}"),
+            &format!("qemu-system-data={source}"),
+        ],
+    );
     run("sh", &["-c", "for package in *.deb; do dpkg-deb --extract \"$package\" . && rm \"$package\"; done"]);
     let script = "#!/bin/sh\n\
                   # Written by midge's tests: QEMU 7.2 with the files that belong to it.\n\

@@ -46,7 +46,8 @@ pub(super) struct Handle {
     process: Process,
     monitor: RefCell<Option<Monitor>>,
     pub(super) agent: AgentPort,
-    pub(super) arguments: Vec<String>,
+    /// The program and its arguments.
+    pub(super) command_line: Vec<String>,
 }
 
 /// A link to a QEMU that ran already.
@@ -89,6 +90,8 @@ impl Link {
         let resources = plan.resources(dir, monitor.as_raw_fd(), console.as_raw_fd(), agent.as_raw_fd());
         let arguments = machine::arguments(&plan.spec, &plan.qemu, &resources)
             .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
+        let command_line =
+            std::iter::once(plan.qemu.path.display().to_string()).chain(arguments.iter().cloned()).collect();
         let before = oom::Snapshot::take();
         let inherited = [monitor.as_fd(), console.as_fd(), agent.as_fd()];
         let process = Process::spawn(&plan.qemu.path, &arguments, &inherited, stderr).map_err(|e| {
@@ -96,7 +99,7 @@ impl Link {
         })?;
         // QEMU holds the listening ends now. Without our copies, everything connected ends when QEMU does.
         drop((monitor, console, agent));
-        Ok(Self::watch(shared, plan, process, arguments, ends, before, None))
+        Ok(Self::watch(shared, plan, process, command_line, ends, before, None))
     }
 
     /// Takes charge of a QEMU that lost its supervisor: connects to its sockets and asks how it is. Answers nothing
@@ -120,10 +123,9 @@ impl Link {
         let stream = tokio_stream(&ends.monitor).map_err(|e| failed(&e))?;
         let (monitor, events) = Monitor::connect(stream, MONITOR_DEADLINE).await.map_err(|e| failed(&e))?;
         let status = monitor.execute(qmp::query_status {}, MONITOR_DEADLINE).await.map_err(|e| failed(&e))?;
-        let arguments = std::fs::read(format!("/proc/{}/cmdline", qemu.pid)).unwrap_or_default();
-        let arguments = arguments
+        let words = std::fs::read(format!("/proc/{}/cmdline", qemu.pid)).unwrap_or_default();
+        let command_line = words
             .split(|b| *b == 0)
-            .skip(1)
             .filter(|a| !a.is_empty())
             .map(|a| String::from_utf8_lossy(a).into_owned())
             .collect();
@@ -133,7 +135,7 @@ impl Link {
         let status = status_name(&status);
         let connected = Connected { monitor, events, agent_open };
         let before = oom::Snapshot::take();
-        let link = Self::watch(shared, plan, process, arguments, ends, before, Some(connected));
+        let link = Self::watch(shared, plan, process, command_line, ends, before, Some(connected));
         Ok(Some(Adopted { link, running, status }))
     }
 
@@ -141,7 +143,7 @@ impl Link {
         shared: &Rc<Shared>,
         plan: &Plan,
         process: Process,
-        arguments: Vec<String>,
+        command_line: Vec<String>,
         ends: Ends,
         before: oom::Snapshot,
         connected: Option<Connected>,
@@ -150,7 +152,7 @@ impl Link {
             process,
             monitor: RefCell::new(None),
             agent: AgentPort::new(ends.agent),
-            arguments,
+            command_line,
         });
         let mut tasks = JoinSet::new();
 

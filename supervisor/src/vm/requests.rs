@@ -106,7 +106,7 @@ async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) 
             json!({ "address": address.ip().to_string(), "port": address.port() })
         }
         Request::Stats => stats::collect(shared).await?,
-        Request::CommandLine => json!(shared.link()?.arguments),
+        Request::CommandLine => json!(shared.link()?.command_line),
         // Taken care of by the caller, which needs the connection whole.
         Request::Console => json!(null),
     };

@@ -68,7 +68,7 @@ pub enum Request {
     },
     /// Use of CPU, memory, disk and network; `done` carries it.
     Stats,
-    /// The QEMU command line in use: `done` carries an array of strings.
+    /// The QEMU command line in use, the program first: `done` carries an array of strings.
     CommandLine,
 }
 
