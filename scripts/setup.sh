@@ -69,7 +69,7 @@ if [ "${VERSION_CODENAME:-}" = bookworm ] && [[ " ${missing[*]} " == *" qemu-"* 
 fi
 # Some other source of the user's may be out of reach; what is needed may be there all the same.
 "${run[@]}" apt-get -q update || echo "setup: some package lists could not be fetched" >&2
-if [ "${VERSION_CODENAME:-}" = bookworm ] && apt-cache policy qemu-system-x86 | grep -q bpo12; then
+if [ "${VERSION_CODENAME:-}" = bookworm ] && [[ $(apt-cache policy qemu-system-x86) == *bpo12* ]]; then
     target=(-t bookworm-backports)
 fi
 install=("${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install)
