@@ -43,6 +43,7 @@ need "links programs, for cargo" gcc libc6-dev
 if $tests; then
     need "a bare-metal kernel that asks by DHCP, booted by tests" ipxe
     need "a bare-metal kernel, booted by tests" memtest86+
+    need "a network of its own for a test, with a DHCP server" iproute2 iputils-ping dnsmasq-base
     need "a guest agent to test the client with" qemu-guest-agent
     need "counts a supervisor's system calls" strace
     need "reads what the unikernel is made of" binutils

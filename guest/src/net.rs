@@ -10,9 +10,13 @@ use hello::cmdline::Options;
 use hello::command::Command;
 use hello::page;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet};
+use smoltcp::phy::{Device as _, TxToken as _};
 use smoltcp::socket::dhcpv4;
 use smoltcp::time::Instant;
-use smoltcp::wire::{DhcpOption, EthernetAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, DhcpOption, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr, IpCidr, Ipv4Address, Ipv4Cidr,
+};
 
 use crate::arch::{clock, devices};
 use crate::nic::{Link, Nic};
@@ -136,6 +140,33 @@ impl Net {
         [polling, wait].into_iter().flatten().min()
     }
 
+    /// Asks the network who has `target`. Asked about one's own address, it tells all who listen that it is in use
+    /// (RFC 5227, section 2.3). Asked about the gateway, it makes the first answer to somebody there arrive: the stack drops a packet
+    /// whose next hop it has yet to ask for.
+    fn send_arp(&mut self, own: Ipv4Address, target: Ipv4Address) {
+        let mac = EthernetAddress(self.link.0.get_mut().mac());
+        let arp = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr: mac,
+            source_protocol_addr: own,
+            target_hardware_addr: EthernetAddress([0; 6]),
+            target_protocol_addr: target,
+        };
+        let ethernet = EthernetRepr {
+            src_addr: mac,
+            dst_addr: EthernetAddress::BROADCAST,
+            ethertype: EthernetProtocol::Arp,
+        };
+        // With a full queue it is left out: nothing depends on it.
+        if let Some(token) = self.link.transmit(now()) {
+            token.consume(ethernet.buffer_len() + arp.buffer_len(), |bytes| {
+                let mut frame = EthernetFrame::new_unchecked(bytes);
+                ethernet.emit(&mut frame);
+                arp.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+            });
+        }
+    }
+
     fn poll_dhcp(&mut self) {
         match self.sockets.get_mut::<dhcpv4::Socket<'_>>(self.dhcp).poll() {
             None => {}
@@ -159,6 +190,11 @@ impl Net {
                     }
                 }
                 self.address = Some(address);
+                let own = address.address();
+                self.send_arp(own, own);
+                if let Some(gateway) = gateway {
+                    self.send_arp(own, gateway);
+                }
             }
             Some(dhcpv4::Event::Deconfigured) => {
                 self.interface.update_ip_addrs(|addresses| _ = addresses.pop());
