@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use super::control::{Client, ClientError, Failure, Reply};
+use super::control::{Client, ClientError, Failure, FailureKind, Reply};
 use super::sockets::SocketDir;
 use super::{Cause, End, State};
 use crate::store::{Home, LastRun, RunState, SCHEMA, Status, StoreError, VmDir};
@@ -74,6 +74,7 @@ pub fn start(home: &Home, vm: &VmDir) -> Result<Started, LaunchError> {
         return Ok(Started { client, already: true, notes: Vec::new() });
     }
     let already = matches!(vm.status(), Status::Orphaned(_));
+    refuse_nameless_qemu(vm)?;
     close_unfinished(vm)?;
     let (client, notes) = spawn(home, vm, false)?;
     drop(lock);
@@ -123,6 +124,22 @@ pub fn close_unfinished(vm: &VmDir) -> Result<(), StoreError> {
     super::history::History::open(&vm.events_log()).add(super::history::Happening::Ended(end));
     vm.clear_run();
     Ok(())
+}
+
+/// Refuses to go on beside a QEMU whose supervisor was killed and whose number nobody knows, because the state file that
+/// named it is damaged: two on one disk would ruin it.
+fn refuse_nameless_qemu(vm: &VmDir) -> Result<(), LaunchError> {
+    let listens = || SocketDir::open(vm.run_dir()).and_then(|dir| dir.connect("monitor.sock")).is_ok();
+    if vm.status() != Status::Stopped || !listens() {
+        return Ok(());
+    }
+    let name = vm.name();
+    let why = format!(
+        "a QEMU of `{name}` still runs, and what names it, {}, is damaged",
+        vm.run_dir().join("state.json").display()
+    );
+    let next = format!("find it with `pgrep -f vms/{name}/console.log` and end it");
+    Err(Failure::new(FailureKind::WrongState, why).hint(next).into())
 }
 
 /// A connection to the supervisor, when one listens.

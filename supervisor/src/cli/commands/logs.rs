@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::cli::args::{EventsArgs, LogSource, LogsArgs};
 use crate::cli::context::Context;
@@ -89,10 +89,11 @@ impl From<io::Error> for Stop {
 fn event(line: &[u8], json: bool) -> String {
     let Ok(Value::Object(fields)) = serde_json::from_slice(line) else { return String::new() };
     if json {
-        let mut whole = Map::new();
-        whole.insert("schema".to_owned(), Value::from(SCHEMA));
-        whole.extend(fields);
-        return format!("{}\n", Value::Object(whole));
+        // Laid before the line as it was written: a map would sort its fields.
+        let line = String::from_utf8_lossy(line);
+        let rest = line.trim().trim_start_matches('{');
+        let comma = if fields.is_empty() { "" } else { "," };
+        return format!("{{\"schema\":{SCHEMA}{comma}{rest}\n");
     }
     let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or("-");
     let time: Option<jiff::Timestamp> = text("time").parse().ok();
@@ -141,5 +142,7 @@ mod tests {
         let text = event(br#"{"event":"started","pid":7}"#, true);
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((value["schema"].as_u64(), value["pid"].as_u64()), (Some(1), Some(7)));
+        assert_eq!(text, "{\"schema\":1,\"event\":\"started\",\"pid\":7}\n");
+        assert_eq!(event(b"{}\n", true), "{\"schema\":1}\n");
     }
 }

@@ -13,9 +13,16 @@ use crate::cli::{Outcome, output};
 /// `midge completions`.
 pub(super) fn completions(shell: Shell) -> Outcome {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "midge", &mut script);
+    clap_complete::generate(shell, &mut shown(), "midge", &mut script);
     output::bytes(&script)?;
     Ok(0)
+}
+
+/// The definitions without the verbs that are hidden, which bash's generator would offer all the same.
+fn shown() -> clap::Command {
+    let whole = Cli::command();
+    let verbs: Vec<_> = whole.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned().collect();
+    clap::Command::new("midge").args(whole.get_arguments().cloned()).subcommands(verbs)
 }
 
 /// `midge man`: one page for each verb.
@@ -47,7 +54,7 @@ mod tests {
     fn every_shell_gets_a_script_that_knows_the_verbs() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "midge", &mut script);
+            clap_complete::generate(shell, &mut shown(), "midge", &mut script);
             let script = String::from_utf8(script).unwrap();
             assert!(script.contains("inspect") && script.contains("if-not-exists"), "{shell}");
         }

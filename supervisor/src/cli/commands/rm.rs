@@ -50,14 +50,15 @@ pub(super) fn remove(context: &Context, vm: &VmDir, force: bool) -> Result<(), F
         }
         // The lock is free again: whoever ends the VM may need it.
         match describe::running(&vm.status()).cloned() {
-            None => left(vm)?,
-            Some(_) if !force => {
+            // No supervisor that answers: one is leaving. Else the state file is damaged, and the VM runs.
+            None if crate::vm::connect(home, vm).is_err() => left(vm)?,
+            _ if !force => {
                 let text = format!("the VM `{}` is running", vm.name());
                 let hint = format!("`midge stop {0}` first, or `midge rm --force {0}`", vm.name());
                 return Err(Failed::new(ExitKind::WrongState, text).hint(hint));
             }
             Some(run) if vm.record().is_err() => end_processes(&run)?,
-            Some(_) => drop(super::stop::end(context, vm, &Request::Kill, Duration::ZERO)?),
+            _ => drop(super::stop::end(context, vm, &Request::Kill, Duration::ZERO)?),
         }
     }
     Err(Failed::new(ExitKind::WrongState, format!("the VM `{}` does not stay stopped", vm.name())))

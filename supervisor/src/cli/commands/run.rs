@@ -45,8 +45,16 @@ pub(super) fn run(context: &Context, args: &RunArgs) -> Outcome {
         return outcome.map_err(|failed| keep_or_drop(context, &vm, args.spec.rm, failed));
     }
     // From here on the VM's own codes count.
-    let (vm, _) = create::make(context, spec, arch_given).map_err(Failed::inside_exec)?;
-    let outcome = command(context, &vm, args);
+    let (vm, record) = create::make(context, spec, arch_given).map_err(Failed::inside_exec)?;
+    let outcome = match &record.image {
+        // Known beforehand: nobody would answer, however long the command waited.
+        Some(image) if !image.agent => Err(Failed::new(
+            ExitKind::OwnFailure,
+            format!("the image `{}` has no guest agent to run a command with", image.name),
+        )
+        .hint(format!("midge run {}", image.name))),
+        _ => command(context, &vm, args),
+    };
     // Also after a failure and after Ctrl-C; the VM mostly has removed itself by then.
     let removed = rm::remove(context, &vm, true);
     outcome.and_then(|code| removed.map(|()| code)).map_err(Failed::inside_exec)

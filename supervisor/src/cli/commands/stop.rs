@@ -8,7 +8,7 @@ use crate::cli::context::{Context, each};
 use crate::cli::deadline::{Deadline, call};
 use crate::cli::describe;
 use crate::cli::exit::{ExitKind, Failed};
-use crate::store::{Status, VmDir};
+use crate::store::{Status, StoreError, VmDir};
 use crate::vm::control::{Reply, Request};
 use crate::vm::{Cause, End, LaunchError};
 
@@ -58,13 +58,14 @@ pub(super) fn end(
     request: &Request,
     within: Duration,
 ) -> Result<Option<End>, Failed> {
-    if describe::running(&vm.status()).is_none() {
-        settled(vm)?;
-        return Ok(None);
-    }
+    // The supervisor's socket, not the state file, tells whether there is something to end: the file may be damaged.
     let mut client = match crate::vm::connect(context.home()?, vm) {
         Ok(client) => client,
-        Err(LaunchError::NotRunning(_)) => return Ok(None),
+        // One that removes itself after its end may be gone since it was looked up.
+        Err(LaunchError::NotRunning(_) | LaunchError::Store(StoreError::NotFound { .. })) => {
+            settled(vm)?;
+            return Ok(None);
+        }
         Err(error) => return Err(error.into()),
     };
     let mut end = None;
