@@ -170,6 +170,34 @@ fn an_end_while_nobody_watches_is_told_apart() {
 }
 
 #[test]
+fn a_reset_while_nobody_watches_is_not_made_up() {
+    let sandbox = Sandbox::new();
+    let port = sandbox.hello_up("web", &["--no-reboot"]);
+    sandbox.kill("web", "supervisor");
+    http(port, "/reset");
+    let end = sandbox.end("web");
+    assert_eq!(end["cause"], "unknown", "{end}");
+    assert!(end["detail"].as_str().unwrap().contains("reset"), "{end}");
+}
+
+#[test]
+fn a_debug_exit_while_nobody_watches_keeps_its_number_where_the_kernel_tells() {
+    let sandbox = Sandbox::new();
+    let port = sandbox.hello_up("web", &[]);
+    sandbox.kill("web", "supervisor");
+    http(port, "/exit?code=5");
+    let end = sandbox.end("web");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    // PIDFD_GET_INFO tells the exit status of a process that is not our child since Linux 6.15.
+    if (numbers.next(), numbers.next()) >= (Some(6), Some(15)) {
+        assert_eq!((&end["cause"], &end["code"]), (&"debug-exit".into(), &5.into()), "{end}");
+    } else {
+        assert_ne!(end["cause"], "qemu-crashed", "{end}");
+    }
+}
+
+#[test]
 fn a_vm_whose_qemu_and_supervisor_are_both_killed_starts_again() {
     let sandbox = Sandbox::new();
     sandbox.hello_up("web", &[]);

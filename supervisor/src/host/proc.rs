@@ -3,6 +3,8 @@
 //! A PID alone names whoever has that number now. PID, start time and boot together name one process for ever, and a
 //! pidfd (pidfd_open(2)) opened for it cannot come to mean another one.
 
+mod exit_status;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -166,6 +168,8 @@ pub(super) fn timespec(span: Duration) -> Timespec {
 struct Stat {
     state: char,
     start_time: u64,
+    /// Field 52, as waitpid(2) gives it; shown to those who may trace the process, and of meaning once it has ended.
+    exit_code: Option<i32>,
 }
 
 impl Stat {
@@ -185,7 +189,8 @@ impl Stat {
         let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?; // field 3
         let start_time = fields.nth(22 - 4)?.parse().ok()?;
-        Some(Self { state, start_time })
+        let exit_code = fields.nth(52 - 23).and_then(|field| field.parse().ok());
+        Some(Self { state, start_time, exit_code })
     }
 
     /// Zombie or dead: it runs no more.
@@ -225,7 +230,7 @@ mod tests {
     fn stat_parse_counts_from_the_last_parenthesis() {
         let text =
             "4242 (a) b (c) 9) S 1 4242 4242 0 -1 4194304 95 0 0 0 0 0 0 0 20 0 1 0 987654 2985984 1 2 3";
-        assert_eq!(Stat::parse(text), Some(Stat { state: 'S', start_time: 987_654 }));
+        assert_eq!(Stat::parse(text), Some(Stat { state: 'S', start_time: 987_654, exit_code: None }));
     }
 
     #[test]

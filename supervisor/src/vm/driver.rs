@@ -64,6 +64,7 @@ impl Driver {
             restart: plan.spec.restart,
             hears: Policy::kind_hears(plan.spec.kind),
             shows_ready: plan.ready.is_some(),
+            reset_ends: plan.spec.on_reset == crate::spec::OnReset::Stop,
         };
         let history = History::open(&shared.dir.events_log());
         Self {
@@ -241,6 +242,8 @@ impl Driver {
             self.run.accel = Some(plan.accel);
             self.run.qemu_version = Some(plan.qemu.version_line.clone());
             self.run.ram_file = plan.ram_file().map(ToOwned::to_owned);
+            // Before the RAM file is made, so that whoever finds us killed knows of it.
+            self.publish(None);
             let link = Link::launch(&self.shared, &plan);
             self.plan = Some(plan);
             link

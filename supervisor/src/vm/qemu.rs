@@ -80,21 +80,21 @@ impl Process {
         }
     }
 
-    /// Resolves when the process has ended, with how it did if it was our child.
+    /// Resolves when the process has ended, with how it did: of a child always, of an adopted process where the kernel
+    /// tells.
     pub(super) async fn ended(&self) -> io::Result<Option<ExitStatus>> {
         self.pidfd.ended().await?;
         // It has ended, so this wait only collects the status.
-        match self.child.borrow_mut().take() {
-            None => Ok(None),
-            Some(mut child) => {
-                let status = child.wait()?;
-                Ok(match (status.code(), status.signal()) {
-                    // An exit status is what `_exit(2)` leaves of it: the low eight bits.
-                    (Some(code), _) => Some(ExitStatus::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
-                    (None, Some(signal)) => Some(ExitStatus::Signal(signal)),
-                    (None, None) => None,
-                })
-            }
-        }
+        let child = self.child.borrow_mut().take();
+        let status = match child {
+            Some(mut child) => Some(child.wait()?),
+            None => self.id.as_ref().and_then(|id| id.exit_status(&self.pidfd)),
+        };
+        Ok(status.and_then(|status| match (status.code(), status.signal()) {
+            // An exit status is what `_exit(2)` leaves of it: the low eight bits.
+            (Some(code), _) => Some(ExitStatus::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
+            (None, Some(signal)) => Some(ExitStatus::Signal(signal)),
+            (None, None) => None,
+        }))
     }
 }

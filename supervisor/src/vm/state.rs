@@ -211,6 +211,8 @@ pub struct Policy {
     pub hears: bool,
     /// Whether there is a sign of readiness to wait for.
     pub shows_ready: bool,
+    /// Whether a reset by the guest ends it.
+    pub reset_ends: bool,
 }
 
 impl Policy {
@@ -319,6 +321,11 @@ impl Machine {
         self.ready = ready;
         self.state = self.awake();
         match status {
+            // QEMU does not keep the reason.
+            "shutdown" if self.policy.reset_ends => {
+                let detail = "it powered off or reset itself while nobody watched".to_owned();
+                self.dead(Cause::Unknown { detail })
+            }
             "shutdown" => self.dead(Cause::PoweredOff),
             "guest-panicked" => self.dead(Cause::Panicked),
             "internal-error" => self.dead(Cause::KvmInternalError),
@@ -511,7 +518,7 @@ impl Machine {
         // tells; since then it asks for a shutdown, and the status comes with `quit`.
         let debug_exit = code.filter(|c| c % 2 == 1).map(|c| Cause::DebugExit { code: c >> 1 });
         match (self.cause.take(), &debug_exit) {
-            (Some(Cause::PoweredOff), Some(debug_exit)) => return debug_exit.clone(),
+            (Some(Cause::PoweredOff | Cause::Unknown { .. }), Some(debug_exit)) => return debug_exit.clone(),
             (Some(cause), _) => return cause,
             (None, _) => {}
         }

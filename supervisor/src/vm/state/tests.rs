@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn policy(restart: Restart) -> Policy {
-    Policy { restart, hears: true, shows_ready: true }
+    Policy { restart, hears: true, shows_ready: true, reset_ends: false }
 }
 
 /// A machine whose guest runs.
@@ -183,6 +183,20 @@ fn adoption_finds_what_happened_meanwhile() {
     }
 }
 
+#[test]
+fn what_was_not_seen_is_not_made_up() {
+    let ended = |reset_ends, status| {
+        let mut machine = Machine::new(Policy { reset_ends, ..policy(Restart::No) });
+        machine.handle(Event::Adopt { running: false, status: "shutdown".to_owned(), ready: true });
+        let actions = machine.handle(exit(status));
+        actions.into_iter().find_map(|a| if let Action::RecordEnd(end) = a { Some(end.cause) } else { None })
+    };
+    assert_eq!(ended(false, ExitStatus::Code(0)), Some(Cause::PoweredOff));
+    assert_eq!(ended(false, ExitStatus::Code(7)), Some(Cause::DebugExit { code: 3 }));
+    assert_eq!(ended(true, ExitStatus::Code(7)), Some(Cause::DebugExit { code: 3 }));
+    assert!(matches!(ended(true, ExitStatus::Code(0)), Some(Cause::Unknown { .. })));
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let status = prop_oneof![
         Just("paused"),
@@ -247,7 +261,7 @@ proptest! {
         shows_ready in any::<bool>(),
         events in prop::collection::vec(any_event(), 0..60),
     ) {
-        let mut machine = Machine::new(Policy { restart, hears, shows_ready });
+        let mut machine = Machine::new(Policy { restart, hears, shows_ready, reset_ends: false });
         let (mut qemus, mut ends, mut finished, mut spawns) = (0_i32, 0, 0, 0);
         let mut quit_armed = false;
         for event in std::iter::once(Event::Start).chain(events) {
