@@ -4,11 +4,12 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use common::{Done, Sandbox, eventually};
 use serde_json::{Value, json};
@@ -77,15 +78,6 @@ fn phase_names(phases: &Value) -> Vec<&str> {
     phases.as_array().unwrap().iter().map(|phase| phase["name"].as_str().unwrap()).collect()
 }
 
-/// The history of a VM.
-fn events(sandbox: &Sandbox, vm: &str) -> Vec<Value> {
-    sandbox
-        .ok(&["events", vm, "-o", "json"])
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
 #[test]
 fn a_debian_shows_its_phases_runs_commands_takes_files_and_logins_and_powers_off() {
     let sandbox = Sandbox::with_debian();
@@ -113,7 +105,6 @@ fn a_debian_shows_its_phases_runs_commands_takes_files_and_logins_and_powers_off
     sandbox.ok(&["stop", "deb"]);
     assert_eq!(sandbox.last_end("deb"), Some(json!({ "cause": "powered-off", "asked_by": "user" })));
     assert_eq!(sandbox.inspect("deb")["state"], "stopped");
-    // The file system was taken down in good order, by systemd.
     let stopped = sandbox.fails(125, &["exec", "deb", "--", "true"]);
     assert!(stopped.contains("not running"), "{stopped}");
 }
@@ -326,7 +317,7 @@ fn two_debians_of_one_image_have_their_own_identities_and_lives() {
     assert_eq!(sandbox.process("one", "qemu").pid, qemu);
     let state = sandbox.inspect("one");
     assert_eq!((&state["state"], &state["run"]["addresses"][0]), (&json!("running"), &json!("10.0.2.15")));
-    assert!(events(&sandbox, "one").iter().any(|event| event["event"] == "adopted"));
+    assert!(sandbox.events("one").iter().any(|event| event["event"] == "adopted"));
 
     // A guest whose agent has gone still hears the power button.
     shell(&sandbox, "one", "systemd-run --no-block --collect systemctl stop qemu-guest-agent");
@@ -357,7 +348,7 @@ fn a_reboot_is_no_end_and_a_panic_is_one() {
     });
     assert_eq!(sandbox.process("deb", "qemu").pid, qemu, "QEMU was started anew");
     assert_eq!(sandbox.inspect("deb")["state"], "running");
-    assert!(events(&sandbox, "deb").iter().any(|event| event["event"] == "guest-reset"));
+    assert!(sandbox.events("deb").iter().any(|event| event["event"] == "guest-reset"));
 
     let waiting = sandbox.spawn(&["wait", "deb", "exit"]);
     sandbox.run(&["exec", "deb", "--timeout", "30s", "--", "sh", "-c", "echo c > /proc/sysrq-trigger"]);
@@ -455,4 +446,118 @@ fn a_boot_that_fails_shows_the_guests_last_words() {
     assert!(ended.stderr.contains("ended: reset"), "{}", ended.stderr);
     assert!(ended.stderr.contains("/dev/nonexistent does not exist"), "{}", ended.stderr);
     assert_eq!(sandbox.last_end("ends"), Some(json!({ "cause": "reset" })));
+}
+
+/// A mount namespace with a file system of its own in the place of a sandbox's `$MIDGE_HOME`, whose size can be changed. The mount
+/// ends with the processes in the namespace, so nothing has to be unmounted.
+struct SmallDisk<'a> {
+    sandbox: &'a Sandbox,
+    holder: Child,
+}
+
+impl<'a> SmallDisk<'a> {
+    fn new(sandbox: &'a Sandbox) -> Self {
+        fs::create_dir(sandbox.home()).unwrap();
+        let script = "mount -t tmpfs -o size=4G midge-test \"$0\" && echo mounted && exec cat";
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "sh", "-c", script])
+            .arg(sandbox.home())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "mounted\n", "mounting needs root");
+        Self { sandbox, holder }
+    }
+
+    /// A program in the namespace.
+    fn inside(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg("--mount").arg(format!("--target={}", self.holder.id())).arg(program);
+        command
+    }
+
+    fn midge(&self, args: &[&str]) -> Command {
+        let midge = self.sandbox.midge();
+        let mut command = self.inside(midge.get_program());
+        command.args(args).stdin(Stdio::null());
+        for (key, value) in midge.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        command
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let done = Sandbox::finish(&mut self.midge(args));
+        assert_eq!(done.code, 0, "midge {args:?}: {}", done.stderr);
+        done.stdout
+    }
+
+    fn state(&self) -> Value {
+        let text = self.ok(&["ls", "-o", "json"]);
+        serde_json::from_str::<Value>(&text).unwrap()["state"].clone()
+    }
+
+    /// Leaves this much room, in bytes.
+    fn leave(&self, room: u64) {
+        let home = self.sandbox.home();
+        let used = self.inside("df").args(["-B1", "--output=used"]).arg(&home).output().unwrap();
+        let used = String::from_utf8(used.stdout).unwrap();
+        let used: u64 = used.lines().nth(1).unwrap().trim().parse().unwrap();
+        let size = format!("remount,size={}", used + room);
+        assert!(self.inside("mount").args(["-o", &size]).arg(home).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+#[test]
+fn a_full_disk_pauses_the_guest_and_room_lets_it_go_on() {
+    const MIB: u64 = 1 << 20;
+    let sandbox = Sandbox::new();
+    let disk = SmallDisk::new(&sandbox);
+    disk.ok(&["image", "build", "debian:12"]);
+    disk.ok(&["create", "deb", "--image", "debian:12"]);
+    disk.ok(&["start", "deb", "--wait"]);
+
+    // 63 MB that the test knows too, and room for a part of it.
+    disk.leave(16 * MIB);
+    let script = "seq 8000000 > /root/numbers && sync && echo 3 > /proc/sys/vm/drop_caches && sha256sum < /root/numbers";
+    let writer = disk
+        .midge(&["exec", "deb", "--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the pause", || disk.state() == "paused:disk-full");
+    let inspected: Value = serde_json::from_str(&disk.ok(&["inspect", "deb"])).unwrap();
+    assert_eq!(inspected["run"]["state"], json!({ "name": "paused", "why": "disk-full" }));
+    assert!(disk.ok(&["ls"]).contains("paused:disk-full"));
+    let events = disk.ok(&["events", "deb", "-o", "json"]);
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(events.iter().any(|e| e["event"] == "disk-error" && e["no_space"] == true), "{events:?}");
+    assert!(events.iter().any(|e| e["state"]["why"] == "disk-full"), "{events:?}");
+
+    // Going on without room ends in the same place; with room it goes on, and nothing is lost.
+    disk.ok(&["resume", "deb"]);
+    eventually("the next pause", || disk.state() == "paused:disk-full");
+    disk.leave(1024 * MIB);
+    disk.ok(&["resume", "deb"]);
+    let written = writer.wait_with_output().unwrap();
+    assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    let numbers = Command::new("sh").args(["-c", "seq 8000000 | sha256sum"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&written.stdout), String::from_utf8_lossy(&numbers.stdout));
+    assert_eq!(disk.state(), "running");
+    disk.ok(&["stop", "deb"]);
 }

@@ -14,7 +14,7 @@ pub(super) use verbs::*;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 ok, 1 other failure, 2 usage, 3 not found, 4 wrong state, 5 timeout, 6 host unfit,
-7 snapshot incompatible, 8 no space, 9 identity not confirmed. `exec` and `run … -- CMD` end with the
+7 snapshot incompatible, 8 no space, 9 identity not confirmed, 130 interrupted. `exec` and `run … -- CMD` end with the
 guest command's own code; there 125 is midge's own failure and 127 a program that the guest lacks.
 A foreground `run` ends with the number that the guest gave isa-debug-exit, where it has one.
 

@@ -32,6 +32,8 @@ pub enum ExitKind {
     Unconfirmed = 9,
     /// midge's own failure inside `exec` and `run -- CMD`, whose other codes are the guest command's.
     OwnFailure = 125,
+    /// Ctrl-C, or another signal that asks to end; the number is the one that shells have for SIGINT.
+    Interrupted = 130,
 }
 
 impl ExitKind {
@@ -125,7 +127,7 @@ impl Failed {
 
     /// As a failure of `exec` or `run -- CMD`.
     pub(super) fn inside_exec(mut self) -> Self {
-        if !self.unheard {
+        if !self.unheard && self.kind != ExitKind::Interrupted {
             self.kind = ExitKind::OwnFailure;
         }
         self
@@ -207,6 +209,7 @@ mod tests {
             (ExitKind::NoSpace, 8),
             (ExitKind::Unconfirmed, 9),
             (ExitKind::OwnFailure, 125),
+            (ExitKind::Interrupted, 130),
         ];
         for (kind, code) in all {
             assert_eq!(kind.code(), code, "{kind:?}");

@@ -121,6 +121,7 @@ fn build_failed(error: BuildError) -> Failed {
         | BuildError::MissingProgram { .. }
         | BuildError::NoSubordinateIds { .. }
         | BuildError::NoNamespaces { .. } => ExitKind::HostUnfit,
+        BuildError::Interrupted => ExitKind::Interrupted,
         BuildError::Io { source, .. } if io_kind(source) == ExitKind::NoSpace => ExitKind::NoSpace,
         _ => ExitKind::Other,
     };

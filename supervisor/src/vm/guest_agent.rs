@@ -25,6 +25,17 @@ const ADDRESSES: Duration = Duration::from_secs(60);
 /// How long a shutdown request may take to be taken note of before the power button is tried.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 
+/// What is at the guest's end of the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FarEnd {
+    /// Nothing, or something that does not answer.
+    Nobody,
+    /// The guest has opened the port, and its agent is being greeted.
+    Greeted,
+    /// An agent, which has answered.
+    Agent,
+}
+
 /// One QEMU's agent port.
 #[derive(Debug)]
 pub(super) struct AgentPort {
@@ -32,35 +43,37 @@ pub(super) struct AgentPort {
     client: RefCell<Option<Agent>>,
     /// Our end of the port's socket until then.
     stream: RefCell<Option<UnixStream>>,
-    /// Whether an agent has answered since the guest opened the port.
-    up: watch::Sender<bool>,
+    /// What is at the guest's end of the port.
+    far_end: watch::Sender<FarEnd>,
     /// The greeting in progress, and the watch on the guest's addresses that follows it.
     greeting: RefCell<Option<AbortHandle>>,
 }
 
 impl AgentPort {
     pub(super) fn new(stream: UnixStream) -> Self {
-        let (up, _) = watch::channel(false);
+        let (far_end, _) = watch::channel(FarEnd::Nobody);
         Self {
             client: RefCell::default(),
             stream: RefCell::new(Some(stream)),
-            up,
+            far_end,
             greeting: RefCell::default(),
         }
     }
 
     /// The guest opened the port (QMP `VSERPORT_CHANGE`): greets the agent, and asks it for the guest's addresses.
     pub(super) fn opened(&self, shared: &Rc<Shared>, handle: &Rc<Handle>, kind: Kind) {
+        self.far_end.send_replace(FarEnd::Greeted);
         let (shared, handle) = (shared.clone(), handle.clone());
         let task = tokio::task::spawn_local(async move {
             let agent = match handle.agent.greet().await {
                 Ok(agent) => agent,
                 Err(e) => {
+                    handle.agent.far_end.send_replace(FarEnd::Nobody);
                     tracing::warn!("the guest opened its agent's port, and no agent answered: {e}");
                     return;
                 }
             };
-            handle.agent.up.send_replace(true);
+            handle.agent.far_end.send_replace(FarEnd::Agent);
             shared.tell(Input::AgentUp);
             if kind == Kind::Linux {
                 find_addresses(&shared, &agent).await;
@@ -76,7 +89,7 @@ impl AgentPort {
         if let Some(greeting) = self.greeting.borrow_mut().take() {
             greeting.abort();
         }
-        self.up.send_replace(false);
+        self.far_end.send_replace(FarEnd::Nobody);
     }
 
     /// The agent, after it has answered. A guest that opens the port before its agent reads it is waited for.
@@ -100,27 +113,37 @@ impl AgentPort {
         self.client.borrow().clone()
     }
 
-    /// The agent, when it answers.
-    pub(super) fn client(&self) -> Result<Agent, Failure> {
-        let answers = *self.up.borrow();
-        self.client.borrow().clone().filter(|_| answers).ok_or_else(|| {
+    /// The agent, when it has answered. One that is just being greeted, because the guest has opened its port this moment or
+    /// because this supervisor has, is waited for.
+    pub(super) async fn client(&self) -> Result<Agent, Failure> {
+        let mut far_end = self.far_end.subscribe();
+        let greeted = far_end.wait_for(|far_end| *far_end != FarEnd::Greeted);
+        // What it is after that time, the next line sees.
+        let _ = tokio::time::timeout(AGENT_DEADLINE, greeted).await;
+        self.answering().ok_or_else(|| {
             Failure::new(FailureKind::Agent, "no agent answers in the guest").hint(
                 "wait for it with `midge wait NAME agent`; a Linux guest needs the package qemu-guest-agent, a unikernel has none",
             )
         })
     }
 
+    /// The agent, if it has answered by now.
+    fn answering(&self) -> Option<Agent> {
+        let answers = *self.far_end.borrow() == FarEnd::Agent;
+        self.client.borrow().clone().filter(|_| answers)
+    }
+
     /// Resolves when the agent answers.
     pub(super) async fn up(&self) {
         // The sender lives as long as `self`.
-        let _ = self.up.subscribe().wait_for(|up| *up).await;
+        let _ = self.far_end.subscribe().wait_for(|far_end| *far_end == FarEnd::Agent).await;
     }
 
     /// Asks the agent to power the guest off. Answers whether it took note.
     pub(super) async fn shut_down(&self) -> bool {
-        match self.client() {
-            Ok(agent) => agent.shutdown(Shutdown::Powerdown, SHUTDOWN_DEADLINE).await.is_ok(),
-            Err(_) => false,
+        match self.answering() {
+            Some(agent) => agent.shutdown(Shutdown::Powerdown, SHUTDOWN_DEADLINE).await.is_ok(),
+            None => false,
         }
     }
 }

@@ -60,7 +60,7 @@ pub(super) async fn exec(
     talk: &mut Conversation,
     wanted: Wanted,
 ) -> Result<(), Stopped> {
-    let agent = shared.link()?.agent.client()?;
+    let agent = shared.link()?.agent.client().await?;
     let exec = wanted.command()?;
     let mut running = agent.exec_stream(&exec, AGENT_DEADLINE).await.map_err(|e| agent_failed(&e))?;
     loop {
@@ -103,7 +103,7 @@ pub(super) async fn read_file(
     talk: &mut Conversation,
     path: &str,
 ) -> Result<(), Stopped> {
-    let agent = shared.link()?.agent.client()?;
+    let agent = shared.link()?.agent.client().await?;
     let mut file = agent.open(path, "r", AGENT_DEADLINE).await.map_err(|e| file_failed("read", path, &e))?;
     loop {
         let bytes = file.read(CHUNK, AGENT_DEADLINE).await.map_err(|e| file_failed("read", path, &e))?;
@@ -124,7 +124,7 @@ pub(super) async fn write_file(
     path: &str,
     mode: Option<u32>,
 ) -> Result<(), Stopped> {
-    let agent = shared.link()?.agent.client()?;
+    let agent = shared.link()?.agent.client().await?;
     let unfinished = format!("{path}.midge-{}", uuid::Uuid::new_v4().simple());
     let written = async {
         let mut file =
