@@ -25,20 +25,30 @@ chroot "$root" passwd --quiet --lock root
 
 # --- units --------------------------------------------------------------------------------------------------------
 systemctl --quiet --root="$root" enable systemd-networkd.service systemd-resolved.service ssh-host-key.service
-# Work for a machine that lives for months with a disk of its own; who wants it enables it.
-systemctl --quiet --root="$root" disable \
-    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
-    getty@tty1.service remote-fs.target systemd-pstore.service systemd-network-generator.service
-# Each costs an emulated guest 50 to 100 ms and finds nothing to do: there is no partition table, no encrypted disk, no
-# swap to resume from.
-for unit in systemd-repart.service systemd-firstboot.service systemd-update-utmp-runlevel.service \
-    sys-kernel-config.mount sys-fs-fuse-connections.mount sys-kernel-tracing.mount; do
+# Work for a machine that lives for months with a disk of its own; who wants it enables it. Not every release has each.
+for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
+    getty@tty1.service remote-fs.target systemd-pstore.service systemd-network-generator.service; do
+    systemctl --quiet --root="$root" disable "$unit" 2> /dev/null || true
+done
+# Each costs an emulated guest 50 to 400 ms and finds nothing to do in it: there is no partition table, no encrypted disk, no
+# swap to resume from, no TPM, no screen. `systemctl unmask` brings back what somebody needs after all.
+for unit in systemd-repart.service systemd-firstboot.service systemd-update-utmp.service \
+    systemd-update-utmp-runlevel.service modprobe@drm.service dev-hugepages.mount dev-mqueue.mount \
+    sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 mkdir -p "$root/etc/systemd/system-generators"
-for generator in cryptsetup gpt-auto hibernate-resume integritysetup system-update veritysetup; do
+for generator in cryptsetup gpt-auto hibernate-resume integritysetup ssh system-update tpm2 veritysetup; do
     ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
 done
+# Only comments are in /etc/modules, but its mere link here starts a service.
+rm -f "$root/etc/modules-load.d/modules.conf"
+
+# Name resolution is no part of the early system, which everything else waits for: the vendor's unit, without that one order.
+sed 's/^Before=sysinit.target /Before=/; s/^WantedBy=sysinit.target/WantedBy=multi-user.target/; s/^After=/After=basic.target /' \
+    "$root/usr/lib/systemd/system/systemd-resolved.service" > "$root/etc/systemd/system/systemd-resolved.service"
+rm -f "$root/etc/systemd/system/sysinit.target.wants/systemd-resolved.service"
+systemctl --quiet --root="$root" reenable systemd-resolved.service
 
 # Newer than /usr: no ConditionNeedsUpdate= unit (sysusers, hwdb, ldconfig) finds work at the first boot.
 touch "$root/etc/.updated" "$root/var/.updated"

@@ -46,7 +46,7 @@ chmod 755 "$conf/hooks/midge" "$conf/scripts/init-top/udev" "$conf/scripts/init-
 
 # --- services -----------------------------------------------------------------------------------------------------
 units=$root/etc/systemd/system
-mkdir -p "$units" "$root/etc/systemd/network" "$root/etc/ssh/sshd_config.d"
+mkdir -p "$units" "$root/etc/modprobe.d" "$root/etc/systemd/network" "$root/etc/ssh/sshd_config.d"
 
 # Any Ethernet interface asks by DHCP, under the address of its card: a clone that keeps its machine-id then still gets
 # an address of its own.
@@ -59,6 +59,29 @@ DHCP=yes
 
 [DHCPv4]
 ClientIdentifier=mac
+END
+
+# The first events at boot are those of the devices that make the guest of use to its host: the agent's port, the network, the disk.
+mkdir -p "$units/systemd-udev-trigger.service.d"
+cat > "$units/systemd-udev-trigger.service.d/midge.conf" <<'END'
+[Service]
+ExecStart=
+ExecStart=-udevadm trigger --type=all --action=add --prioritized-subsystem=module,virtio,virtio-ports,block,net,tty
+END
+
+# Drivers of what every machine of QEMU's has or pretends to have and no guest of midge's uses: loading them is long work for an
+# emulated guest. `modprobe NAME` still loads them (modprobe.d(5)).
+cat > "$root/etc/modprobe.d/midge.conf" <<'END'
+blacklist ahci
+blacklist i2c_i801
+blacklist iTCO_wdt
+blacklist kvm_amd
+blacklist kvm_intel
+blacklist lpc_ich
+blacklist pcspkr
+blacklist powernow_k8
+blacklist psmouse
+blacklist serio_raw
 END
 
 # Host keys belong to one machine, so they are made at its first boot. Ed25519 only: an RSA key takes seconds.
