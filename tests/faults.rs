@@ -372,12 +372,63 @@ fn run_state_damaged_while_the_vm_runs_makes_no_second_qemu() {
 }
 
 #[test]
+fn a_damaged_state_file_does_not_lose_the_qemu_that_it_named() {
+    let sandbox = Sandbox::new();
+    let port = sandbox.hello_up("web", &[]);
+    let qemu = sandbox.process("web", "qemu");
+    sandbox.kill("web", "supervisor");
+    fs::write(sandbox.run_dir().join("vms/web/state.json"), "{").unwrap();
+    sandbox.ok(&["start", "web", "--wait"]);
+    assert_eq!(processes(&sandbox, "-machine"), [qemu.pid], "the same one, and no other");
+    assert!(http(port, "/").contains("<title>"));
+    sandbox.ok(&["stop", "web"]);
+    is_sound(&sandbox, "web");
+}
+
+#[test]
+fn a_guest_that_becomes_ready_while_nobody_watches_is_ready() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["create", "web", "--image", "hello"]);
+    // Stopped before its first instruction is over, the guest cannot be ready when its supervisor is killed.
+    sandbox.ok(&["start", "web"]);
+    let ready = sandbox.inspect("web")["state"] == "running";
+    sandbox.kill("web", "supervisor");
+    eventually("the guest is up", || sandbox.console("web").contains("[init done]"));
+    sandbox.ok(&["start", "web", "--wait", "--timeout", "60s"]);
+    assert_eq!(sandbox.state("web"), "running", "(ready before the kill: {ready})");
+    assert_eq!(sandbox.ok(&["ip", "web"]), "10.0.2.15\n");
+}
+
+#[test]
+fn after_a_reboot_with_its_run_folder_gone_a_vm_says_why_it_stopped() {
+    let sandbox = Sandbox::new();
+    sandbox.hello_up("web", &[]);
+    sandbox.kill("web", "supervisor");
+    sandbox.kill("web", "qemu");
+    fs::remove_dir_all(sandbox.run_dir()).unwrap();
+    let mark = sandbox.vm_file("web", "run.json");
+    let text = fs::read_to_string(&mark).unwrap();
+    let run: Value = serde_json::from_str(&text).unwrap();
+    let boot = run["qemu"]["boot_id"].as_str().unwrap();
+    fs::write(&mark, text.replace(boot, "00000000-0000-0000-0000-000000000000")).unwrap();
+    sandbox.fails(4, &["pause", "web"]);
+    let end = sandbox.last_end("web").unwrap();
+    assert_eq!(end["cause"], "unknown");
+    assert!(end["detail"].as_str().unwrap().contains("restarted"), "{end}");
+    fs::remove_file(run["ram_file"].as_str().unwrap())
+        .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+        .unwrap();
+    sandbox.ok(&["start", "web", "--wait"]);
+}
+
+#[test]
 fn a_qemu_that_nobody_can_name_any_more_gets_no_second_one_beside_it() {
     let sandbox = Sandbox::new();
     let port = sandbox.hello_up("web", &[]);
     let qemu = sandbox.process("web", "qemu");
     sandbox.kill("web", "supervisor");
     fs::write(sandbox.run_dir().join("vms/web/state.json"), "{").unwrap();
+    fs::write(sandbox.vm_file("web", "run.json"), "{").unwrap();
     let said = sandbox.fails(4, &["start", "web"]);
     assert!(said.contains("state.json") && said.contains("pgrep"), "{said}");
     assert_eq!(processes(&sandbox, "-machine"), [qemu.pid]);

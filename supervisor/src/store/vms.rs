@@ -225,12 +225,10 @@ impl VmDir {
 
     /// What the files and the process table say of the VM.
     ///
-    /// Run-time files of before a reboot say nothing about now, and a damaged one only that there was a run: QEMU's
-    /// monitor socket and the supervisor's lock are still there to find the truth.
+    /// Where the run-time file is damaged or gone (with a reboot, for one), the copy that was made when QEMU was spawned
+    /// still names its processes.
     pub fn status(&self) -> Status {
-        let Ok(Some(run)) = self.read_json::<RunState>(&self.run.join("state.json")) else {
-            return Status::Stopped;
-        };
+        let Some(run) = self.run_state() else { return Status::Stopped };
         if run.supervisor.is_alive() {
             return Status::Supervised(run);
         }
@@ -240,22 +238,33 @@ impl VmDir {
         }
     }
 
+    /// The state of the latest run that was not closed.
+    fn run_state(&self) -> Option<RunState> {
+        let read = |path: PathBuf| self.read_json::<RunState>(&path).ok().flatten();
+        read(self.run.join("state.json")).or_else(|| read(self.state.join("run.json")))
+    }
+
+    /// Notes beside the VM's record that it runs, so that somebody knows of it after the run-time files have gone with the
+    /// host's reboot. Not forced to the disk: a power cut in the same seconds may take it along.
+    pub fn write_run_mark(&self, run: &RunState) -> Result<(), StoreError> {
+        write_json(&self.state.join("run.json"), run, false)
+    }
+
     /// The state of a run whose supervisor and QEMU are both gone without the run having been closed: the host was
     /// rebooted, or both were killed.
     pub fn unfinished_run(&self) -> Option<RunState> {
-        match (self.status(), self.read_json::<RunState>(&self.run.join("state.json"))) {
-            (Status::Stopped, Ok(Some(run))) if run.qemu.is_some() => Some(run),
+        match (self.status(), self.run_state()) {
+            (Status::Stopped, Some(run)) if run.qemu.is_some() => Some(run),
             _ => None,
         }
     }
 
     /// Removes what a run leaves behind. The caller holds the supervisor's lock or knows that there is none.
     pub fn clear_run(&self) {
-        if let Ok(Some(run)) = self.read_json::<RunState>(&self.run.join("state.json"))
-            && let Some(ram) = run.ram_file
-        {
+        if let Some(ram) = self.run_state().and_then(|run| run.ram_file) {
             let _ = fs::remove_file(ram);
         }
+        let _ = fs::remove_file(self.state.join("run.json"));
         for file in ["state.json", "control.sock", "monitor.sock", "console.sock", "agent.sock", "ram"] {
             let _ = fs::remove_file(self.run.join(file));
         }
@@ -263,6 +272,7 @@ impl VmDir {
 
     /// Removes the VM. The caller holds [`VmDir::lock`] and knows that nothing runs.
     pub fn remove(&self, home: &Home) -> Result<(), StoreError> {
+        self.clear_run();
         // Out of sight in one step, then piece by piece: whoever looks meanwhile sees a whole VM or none.
         let scratch = home.scratch("rm")?;
         let grave = scratch.path().join("vm");
@@ -271,7 +281,6 @@ impl VmDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(StoreError::io("remove", &self.state)(e)),
         }
-        self.clear_run();
         match fs::remove_dir_all(&self.run) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", &self.run)(e)),
             _ => Ok(()),

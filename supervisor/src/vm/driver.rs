@@ -49,6 +49,8 @@ pub(super) struct Driver {
     link: Option<Link>,
     spawned_at: Instant,
     timers: HashMap<Timer, AbortHandle>,
+    /// Restarts by policy under supervisors before this one.
+    earlier_restarts: u32,
     finished: bool,
 }
 
@@ -73,6 +75,7 @@ impl Driver {
             machine: Machine::new(policy),
             plan: Some(plan),
             history,
+            earlier_restarts: run.restarts,
             run,
             link: None,
             spawned_at: Instant::now(),
@@ -217,6 +220,11 @@ impl Driver {
                     let _ = std::fs::remove_file(ram);
                 }
                 self.run.qemu = None;
+                if self.machine.state() == State::Restarting {
+                    // Whoever waits for a sign waits for the next run's.
+                    self.run.phases.clear();
+                    self.run.addresses.clear();
+                }
                 self.publish(Some(&end));
             }
             Action::Finish => {
@@ -231,10 +239,10 @@ impl Driver {
         self.spawned_at = Instant::now();
         self.run.phases.clear();
         self.run.addresses.clear();
-        self.run.restarts = self.machine.restarts();
+        self.run.restarts = self.earlier_restarts + self.machine.restarts();
         self.run.started = Some(jiff::Timestamp::now());
         let planned = match self.plan.take() {
-            Some(plan) if self.run.restarts == 0 => Ok(plan),
+            Some(plan) if self.machine.restarts() == 0 => Ok(plan),
             // A restart sees the image, the host and the record as they are now.
             _ => self.shared.replan(),
         };
@@ -257,6 +265,9 @@ impl Driver {
                 if let Some(ProcessId { pid, .. }) = self.run.qemu {
                     self.history.add(Happening::Started { pid });
                 }
+                if let Err(e) = self.shared.dir.write_run_mark(&self.run) {
+                    tracing::error!("cannot note that the VM runs: {e}");
+                }
                 self.feed(Event::Spawned);
             }
             Err(failure) => self.feed(Event::SpawnFailed { detail: failure.to_string() }),
@@ -274,6 +285,11 @@ impl Driver {
         let ready = self.run.phases.iter().any(|p| p.name == PhaseName::Ready);
         if let Some(ProcessId { pid, .. }) = self.run.qemu {
             self.history.add(Happening::Adopted { pid });
+        }
+        // Whoever waits for these waits no longer; when they were reached is not known where nobody saw it.
+        self.mark(PhaseName::Monitor);
+        if status != "prelaunch" {
+            self.mark(PhaseName::Resumed);
         }
         self.shared.set_link(Some(link.handle()));
         self.link = Some(link);
@@ -323,10 +339,7 @@ impl Driver {
             *snapshot = Snapshot { run: Rc::new(self.run.clone()), end, finished };
             true
         });
-        if write
-            && !self.finished
-            && let Err(e) = self.shared.dir.write_run_state(&self.run)
-        {
+        if write && let Err(e) = self.shared.dir.write_run_state(&self.run) {
             tracing::error!("cannot write the state of the VM: {e}");
         }
     }

@@ -129,8 +129,12 @@ impl AgentPort {
 
     /// The agent, if it has answered by now.
     fn answering(&self) -> Option<Agent> {
-        let answers = *self.far_end.borrow() == FarEnd::Agent;
-        self.client.borrow().clone().filter(|_| answers)
+        self.client.borrow().clone().filter(|_| self.is_up())
+    }
+
+    /// Whether the agent has answered, and the guest has not closed its port since.
+    pub(super) fn is_up(&self) -> bool {
+        *self.far_end.borrow() == FarEnd::Agent
     }
 
     /// Resolves when the agent answers.
@@ -166,6 +170,7 @@ async fn find_addresses(shared: &Shared, agent: &Agent) {
                     return shared.tell(Input::Addresses(addresses));
                 }
             }
+            Err(e) if e.is_closed() => return,
             Err(e) => tracing::debug!("the agent does not tell the addresses: {e}"),
         }
         tokio::time::sleep(pause).await;

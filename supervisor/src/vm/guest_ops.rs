@@ -14,7 +14,9 @@ use super::requests::Stopped;
 use super::shared::Shared;
 
 /// How long one piece of a running program's output is waited for before it is asked for again.
-const PIECE: Duration = Duration::from_secs(3600);
+const PIECE: Duration = Duration::from_secs(60);
+/// How long after its agent a guest that goes down may take to end.
+const GUEST_GOES: Duration = Duration::from_secs(5);
 /// How much of a file is read at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -60,24 +62,26 @@ pub(super) async fn exec(
     talk: &mut Conversation,
     wanted: Wanted,
 ) -> Result<(), Stopped> {
-    let agent = shared.link()?.agent.client().await?;
+    let link = shared.link()?;
+    let agent = link.agent.client().await?;
     let exec = wanted.command()?;
     let mut running = agent.exec_stream(&exec, AGENT_DEADLINE).await.map_err(|e| agent_failed(&e))?;
     loop {
         let piece = tokio::select! {
-            piece = running.next(PIECE) => piece,
-            () = talk.hung_up() => Err(::qmp::Error::Closed),
+            piece = running.next(PIECE) => Some(piece),
+            () = talk.hung_up() => None,
         };
         let sent = match piece {
-            Ok(Some(Output::Stdout(bytes))) => talk.output(Stream::Stdout, &bytes).await,
-            Ok(Some(Output::Stderr(bytes))) => talk.output(Stream::Stderr, &bytes).await,
-            Ok(Some(Output::Exit(exit))) => {
+            None => Err(std::io::ErrorKind::BrokenPipe.into()),
+            Some(Ok(Some(Output::Stdout(bytes)))) => talk.output(Stream::Stdout, &bytes).await,
+            Some(Ok(Some(Output::Stderr(bytes)))) => talk.output(Stream::Stderr, &bytes).await,
+            Some(Ok(Some(Output::Exit(exit)))) => {
                 return Ok(talk.send(&Reply::Exited { code: exit_code(exit) }).await?);
             }
-            Ok(None) => return Ok(()),
-            Err(e) if e.is_timeout() => Ok(()),
-            Err(::qmp::Error::Closed) if shared.link().is_ok() => Err(std::io::ErrorKind::BrokenPipe.into()),
-            Err(e) => return Err(agent_failed(&e).into()),
+            Some(Ok(None)) => return Ok(()),
+            // A quiet program, or a busy guest: as long as its agent is there, it is waited for.
+            Some(Err(e)) if e.is_timeout() && link.agent.is_up() => Ok(()),
+            Some(Err(e)) => return Err(agent_lost(shared, &e).await.into()),
         };
         if sent.is_err() {
             if let Err(e) = agent.signal(running.pid(), "TERM", AGENT_DEADLINE).await {
@@ -85,6 +89,25 @@ pub(super) async fn exec(
             }
             return Err(Stopped::HungUp);
         }
+    }
+}
+
+/// Why the agent went away in the middle of a program: most often because the guest did.
+async fn agent_lost(shared: &Rc<Shared>, e: &::qmp::Error) -> Failure {
+    let mut snapshot = shared.snapshot.subscribe();
+    let ended = snapshot.wait_for(|s| s.end.is_some());
+    match tokio::time::timeout(GUEST_GOES, ended).await {
+        Ok(Ok(snapshot)) => {
+            let end = snapshot.end.clone();
+            let how = end.as_ref().map(ToString::to_string).unwrap_or_default();
+            let mut failure = Failure::new(
+                FailureKind::GuestEnded,
+                format!("the guest ended while the command ran: {how}"),
+            );
+            failure.end = end;
+            failure
+        }
+        _ => agent_failed(e),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,30 +63,72 @@ pub enum Happening {
     },
 }
 
-/// The open history of one VM.
+/// The history of one VM.
 #[derive(Debug)]
-pub(super) struct History(Option<File>);
+pub(super) struct History {
+    path: PathBuf,
+    file: Option<File>,
+}
 
 impl History {
     /// Opens it for appending. A history that cannot be written is reported in the log and does not stop the VM.
     pub(super) fn open(path: &Path) -> Self {
-        let open = || -> io::Result<File> {
-            if fs::metadata(path).is_ok_and(|m| m.len() > LIMIT) {
-                fs::rename(path, path.with_extension("jsonl.old"))?;
-            }
-            File::options().create(true).append(true).open(path)
-        };
-        Self(open().inspect_err(|e| tracing::warn!("cannot keep the history {}: {e}", path.display())).ok())
+        let mut history = Self { path: path.to_owned(), file: None };
+        if let Err(e) = history.reopen() {
+            tracing::warn!("cannot keep the history {}: {e}", path.display());
+        }
+        history
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.file = Some(File::options().create(true).append(true).open(&self.path)?);
+        Ok(())
     }
 
     /// Adds a line, in one write so that readers see it whole.
     pub(super) fn add(&mut self, what: Happening) {
-        let entry = Entry { time: jiff::Timestamp::now(), what };
-        let Some(file) = &mut self.0 else { return };
-        let line = serde_json::to_string(&entry).map_err(io::Error::other);
-        if let Err(e) = line.and_then(|line| file.write_all(format!("{line}\n").as_bytes())) {
-            tracing::warn!("cannot add to the history: {e}");
-            self.0 = None;
+        if let Err(e) = self.write(&Entry { time: jiff::Timestamp::now(), what }) {
+            tracing::warn!("cannot add to the history {}: {e}", self.path.display());
         }
+    }
+
+    fn write(&mut self, entry: &Entry) -> io::Result<()> {
+        let mut line = serde_json::to_vec(entry).map_err(io::Error::other)?;
+        line.push(b'\n');
+        if self.file.is_none() {
+            self.reopen()?;
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let length = file.metadata()?.len();
+        if length > LIMIT {
+            fs::rename(&self.path, self.path.with_extension("jsonl.old"))?;
+            self.reopen()?;
+            return self.write(entry);
+        }
+        file.write_all(&line).inspect_err(|_| {
+            // A full disk takes half a line: away with it, and on when there is room again.
+            let _ = file.set_len(length);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_history_begins_anew_and_keeps_the_old_one() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("events.jsonl");
+        let mut history = History::open(&path);
+        let line = Happening::Qemu { name: "X".repeat(60 << 10), data: serde_json::Value::Null };
+        for _ in 0..20 {
+            history.add(line.clone());
+        }
+        let length = |path: &Path| fs::metadata(path).unwrap().len();
+        assert!(length(&path) < LIMIT);
+        assert!(length(&path.with_extension("jsonl.old")) > LIMIT);
+        let last = fs::read_to_string(&path).unwrap();
+        assert!(last.lines().all(|line| serde_json::from_str::<Entry>(line).is_ok()));
     }
 }

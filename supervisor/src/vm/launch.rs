@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use super::control::{Client, ClientError, Failure, FailureKind, Reply};
+use super::control::{Client, ClientError, Failure, FailureKind, Reply, Request};
 use super::sockets::SocketDir;
 use super::{Cause, End, State};
 use crate::store::{Home, LastRun, RunState, SCHEMA, Status, StoreError, VmDir};
@@ -66,11 +66,11 @@ pub struct Started {
 ///
 /// Two starts of one VM at the same moment wait for each other here, and the second finds the VM running.
 pub fn start(home: &Home, vm: &VmDir) -> Result<Started, LaunchError> {
-    if let Some(client) = try_connect(vm)? {
+    if let Some(client) = connect_answering(vm)? {
         return Ok(Started { client, already: true, notes: Vec::new() });
     }
     let lock = vm.lock()?;
-    if let Some(client) = try_connect(vm)? {
+    if let Some(client) = connect_answering(vm)? {
         return Ok(Started { client, already: true, notes: Vec::new() });
     }
     let already = matches!(vm.status(), Status::Orphaned(_));
@@ -140,6 +140,16 @@ fn refuse_nameless_qemu(vm: &VmDir) -> Result<(), LaunchError> {
     );
     let next = format!("find it with `pgrep -f vms/{name}/console.log` and end it");
     Err(Failure::new(FailureKind::WrongState, why).hint(next).into())
+}
+
+/// As [`try_connect`], and to a supervisor that answers: one that was killed at this moment may still take the connection.
+fn connect_answering(vm: &VmDir) -> Result<Option<Client>, LaunchError> {
+    let Some(mut asked) = try_connect(vm)? else { return Ok(None) };
+    match asked.call(&Request::Status, |_| ()) {
+        Ok(_) => try_connect(vm),
+        Err(ClientError::Gone) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// A connection to the supervisor, when one listens.

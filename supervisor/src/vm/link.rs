@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
@@ -19,7 +20,7 @@ use super::control::{Failure, FailureKind};
 use super::driver::Input;
 use super::guest_agent::AgentPort;
 use super::history::Happening;
-use super::phase::ConsoleReader;
+use super::phase::{ConsoleReader, Sign};
 use super::plan::Plan;
 use super::qemu::Process;
 use super::shared::Shared;
@@ -154,13 +155,24 @@ impl Link {
             agent: AgentPort::new(ends.agent),
             command_line,
         });
+        // An adopted QEMU can be spoken to at once: what the driver decides first is not lost.
+        *handle.monitor.borrow_mut() = connected.as_ref().map(|c| c.monitor.clone());
         let mut tasks = JoinSet::new();
 
         let pattern = match &plan.ready {
-            Some(Ready::Serial(pattern)) if connected.is_none() => regex::bytes::Regex::new(pattern).ok(),
+            Some(Ready::Serial(pattern)) => regex::bytes::Regex::new(pattern).ok(),
             _ => None,
         };
         let mut reader = ConsoleReader::new(plan.spec.kind, pattern);
+        if connected.is_some() {
+            // What the guest showed while nobody watched. When it reached a phase is not known any more.
+            let before = std::fs::read(shared.dir.console_log()).unwrap_or_default();
+            for sign in reader.push(&before) {
+                if !matches!(sign, Sign::Phase(_)) {
+                    shared.tell(Input::Sign(sign));
+                }
+            }
+        }
         let console = shared.console.clone();
         let told = shared.clone();
         let stream = tokio_stream(&ends.console);
@@ -322,15 +334,16 @@ async fn speak(
         }
         shared.tell(Input::Event(Event::MonitorUp));
     }
-    if let Some(sign) = about.ready.filter(|s| matches!(s, Ready::Ssh | Ready::Tcp(_))) {
+    // Ends with this conversation: there is nothing to try at a QEMU that has gone.
+    let _probe = about.ready.filter(|s| matches!(s, Ready::Ssh | Ready::Tcp(_))).map(|sign| {
         let shared = shared.clone();
         let handle = handle.clone();
-        tokio::task::spawn_local(async move {
+        AbortOnDrop(tokio::task::spawn_local(async move {
             if super::probe::wait_for(&shared, &handle, &sign).await.is_ok() {
-                shared.tell(Input::Sign(super::phase::Sign::Ready));
+                shared.tell(Input::Sign(Sign::Ready));
             }
-        });
-    }
+        }))
+    });
     if agent_open {
         handle.agent.opened(&shared, &handle, about.kind);
     }
@@ -364,6 +377,11 @@ async fn speak(
                 .tell(Input::Happened(Happening::Qemu { name: name.to_owned(), data: event.data.clone() })),
         }
     }
+    // The monitor ends with QEMU. One that ends alone leaves a guest that nobody can stop or see the end of.
+    if tokio::time::timeout(Duration::from_secs(5), handle.process.gone()).await.is_err() {
+        tracing::error!("QEMU's monitor broke off: {}; ending QEMU", monitor.closed().await);
+        handle.process.kill();
+    }
 }
 
 /// Waits for QEMU's end and reports it, after everything that its monitor and console had to say.
@@ -390,9 +408,21 @@ async fn bury(
     .await;
     let killed = matches!(status, Some(super::state::ExitStatus::Signal(9)) | None);
     let oom = if killed { before.was_oom_killed(pid) } else { None };
-    let stderr = std::fs::read(shared.dir.qemu_log()).unwrap_or_default();
-    let stderr = tail(&String::from_utf8_lossy(&stderr));
+    let stderr = tail(&end_of(&shared.dir.qemu_log()));
     shared.tell(Input::Event(Event::QemuExited(Exit { status, stderr, oom })));
+}
+
+/// The last part of a file that may be of any size.
+fn end_of(path: &std::path::Path) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(16 << 10)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
 /// The last lines of what QEMU wrote, on one line.

@@ -40,11 +40,7 @@ pub(super) struct Plan {
 pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Failure> {
     let mut spec = record.spec.clone();
     let image = record.image.as_ref().map(|image| Parts::of(home, &spec, image)).transpose()?;
-    let kind = match (spec.kind, &image) {
-        (Kind::Auto, Some(image)) => image.manifest.kind,
-        (Kind::Auto, None) => Kind::Other,
-        (kind, _) => kind,
-    };
+    let kind = kind(&spec, image.as_ref().map(|i| &i.manifest));
     spec.kind = kind;
 
     let mut notes = Vec::new();
@@ -77,7 +73,7 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
     }
     let credentials = seed::credentials(&spec, seed::own_key(home).as_deref());
     let append = append(&spec, image.as_ref(), disk.is_some())?;
-    let ready = ready(&spec, image.as_ref())?;
+    let ready = ready(&spec, image.as_ref().map(|i| &i.manifest))?;
     let ram = match host::ram_dir(home.run(), spec.memory.bytes()) {
         Ok(folder) => Ram::File(folder.join(format!("{}.ram", record.id))),
         Err(why) => {
@@ -110,16 +106,17 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
 }
 
 impl Plan {
-    /// What is needed to watch a guest that runs already, when a new start of it would not be possible any more (its
-    /// image is gone, QEMU was removed).
-    pub(super) fn for_adoption(record: &Record, run: &RunState, failure: &Failure) -> Self {
-        let spec = record.spec.clone();
-        let version_line = run.qemu_version.clone().unwrap_or_default();
+    /// What is needed to watch a guest that runs already. Nothing is looked at but what was recorded: its ports are in use, by
+    /// itself, and its image or QEMU may be gone.
+    pub(super) fn for_adoption(record: &Record, run: &RunState) -> Self {
+        let mut spec = record.spec.clone();
+        let manifest = record.image.as_ref();
+        spec.kind = kind(&spec, manifest);
         let qemu = QemuFacts {
             path: PathBuf::new(),
             arch: spec.arch,
             version: (0, 0, 0),
-            version_line,
+            version_line: run.qemu_version.clone().unwrap_or_default(),
             machines: Vec::new(),
             devices: Vec::new(),
             cpus: Vec::new(),
@@ -128,8 +125,9 @@ impl Plan {
             kind: spec.kind,
             qemu,
             accel: run.accel.unwrap_or(ResolvedAccel::Tcg),
-            ready: spec.ready.clone().or_else(|| default_ready(spec.kind, false)),
-            notes: vec![format!("the VM runs, and could not be started again as it is: {failure}")],
+            // A sign that does not parse any more is one that nobody sees.
+            ready: ready(&spec, manifest).ok().flatten(),
+            notes: Vec::new(),
             kernel: None,
             initrd: None,
             append: String::new(),
@@ -246,17 +244,26 @@ fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool) -> Result<String, Fa
     Ok(words.join(" "))
 }
 
+/// The guest's family: as its spec says, else its image.
+fn kind(spec: &VmSpec, image: Option<&Manifest>) -> Kind {
+    match (spec.kind, image) {
+        (Kind::Auto, Some(image)) => image.kind,
+        (Kind::Auto, None) => Kind::Other,
+        (kind, _) => kind,
+    }
+}
+
 /// How the VM shows that it is ready: as its spec says, else its image, else its kind.
-fn ready(spec: &VmSpec, image: Option<&Parts>) -> Result<Option<Ready>, Failure> {
+fn ready(spec: &VmSpec, image: Option<&Manifest>) -> Result<Option<Ready>, Failure> {
     if let Some(sign) = &spec.ready {
         return Ok(Some(sign.clone()));
     }
-    match image.and_then(|i| i.manifest.ready.as_deref()) {
+    match image.and_then(|i| i.ready.as_deref()) {
         Some(sign) => sign
             .parse()
             .map(Some)
             .map_err(|e| Failure::new(FailureKind::Other, format!("the image's manifest is damaged: {e}"))),
-        None => Ok(default_ready(spec.kind, image.is_some_and(|i| i.manifest.agent))),
+        None => Ok(default_ready(spec.kind, image.is_some_and(|i| i.agent))),
     }
 }
 

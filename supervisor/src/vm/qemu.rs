@@ -80,10 +80,15 @@ impl Process {
         }
     }
 
+    /// Resolves when the process has ended.
+    pub(super) async fn gone(&self) -> io::Result<()> {
+        self.pidfd.ended().await
+    }
+
     /// Resolves when the process has ended, with how it did: of a child always, of an adopted process where the kernel
     /// tells.
     pub(super) async fn ended(&self) -> io::Result<Option<ExitStatus>> {
-        self.pidfd.ended().await?;
+        self.gone().await?;
         // It has ended, so this wait only collects the status.
         let child = self.child.borrow_mut().take();
         let status = match child {

@@ -158,14 +158,24 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
     }
 }
 
-/// Resolves when the sign that `until` names is seen; never where it names none.
+/// Resolves when the sign that `until` names is seen, in this run of the guest or in one that the restart policy begins;
+/// never where it names none.
 async fn sign_seen(shared: &Rc<Shared>, until: &Until) -> Result<(), Failure> {
     let Until::Sign(sign) = until else { return std::future::pending().await };
     let mut snapshot = shared.snapshot.subscribe();
-    // Before the monitor is up there is nothing to probe.
-    let _ = snapshot.wait_for(|s| s.run.phases.iter().any(|p| p.name == PhaseName::Monitor)).await;
-    let link = shared.link()?;
-    probe::wait_for(shared, &link, sign).await
+    loop {
+        // Before the monitor is up there is nothing to probe.
+        let up =
+            |s: &Snapshot| s.run.qemu.is_some() && s.run.phases.iter().any(|p| p.name == PhaseName::Monitor);
+        let Ok(run) = snapshot.wait_for(up).await.map(|s| s.run.started) else {
+            return std::future::pending().await;
+        };
+        let Ok(link) = shared.link() else { continue };
+        tokio::select! {
+            seen = probe::wait_for(shared, &link, sign) => return seen,
+            _ = snapshot.wait_for(|s| s.run.qemu.is_none() || s.run.started != run) => {}
+        }
+    }
 }
 
 /// The end of a VM that will not be started again by itself.

@@ -452,8 +452,9 @@ impl Machine {
                 self.asked_by = Some(by);
                 self.finish()
             }
-            // Asked again: the shorter time counts, and the guest is told once more.
-            State::Stopping if self.cause.is_none() && !self.forced => {
+            // Asked again by the user: the guest is told once more, and the new time counts. What midge itself wishes does not
+            // prolong the time that a user has set.
+            State::Stopping if self.cause.is_none() && !self.forced && by == AskedBy::User => {
                 vec![Action::PowerDown, Action::Arm(Timer::Stop, within)]
             }
             State::Stopping | State::Ended => Vec::new(),

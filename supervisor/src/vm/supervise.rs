@@ -49,6 +49,11 @@ pub fn supervise(home: &Home, name: &str) -> ExitCode {
         }
     };
     let greeting = std::io::stdin().as_fd().try_clone_to_owned().ok().map(UnixStream::from);
+    // That clone is the only one from now on: when the conversation ends, the starter sees it end.
+    let nothing = std::fs::File::options().read(true).open("/dev/null");
+    if let Err(e) = nothing.and_then(|nothing| Ok(nix::unistd::dup2_stdin(nothing)?)) {
+        tracing::warn!("cannot let go of standard input: {e}");
+    }
     let done = LocalSet::new().block_on(&runtime, run(home, name, greeting));
     // Whatever task still waits (a console without a reader) does not keep us.
     runtime.shutdown_background();
@@ -133,24 +138,19 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     dir.create_run_dir().map_err(store)?;
     let lock = take_charge(&dir).await?;
     let record = dir.record().map_err(store)?;
-    let planned = plan::plan(home, &dir, &record);
     let orphan = match dir.status() {
         Status::Orphaned(run) => Some(run),
         Status::Stopped | Status::Supervised(_) => None,
     };
     let io = |e: std::io::Error| Failure::new(FailureKind::Other, format!("cannot listen for commands: {e}"));
     let us = ProcessId::current().map_err(io)?;
-    let (mut plan, run) = match (orphan, planned) {
-        (Some(run), Ok(plan)) => (plan, RunState { supervisor: us, ..run }),
+    let (mut plan, run) = match orphan {
         // Whatever has become of the image or the host: the guest runs, and somebody must watch it.
-        (Some(run), Err(failure)) => {
-            (Plan::for_adoption(&record, &run, &failure), RunState { supervisor: us, ..run })
-        }
-        (None, Ok(plan)) if std::env::var_os(launch::ADOPT_ONLY).is_none() => (plan, fresh_run(&record, us)),
-        (None, Ok(_)) => {
+        Some(run) => (Plan::for_adoption(&record, &run), RunState { supervisor: us, ..run }),
+        None if std::env::var_os(launch::ADOPT_ONLY).is_some() => {
             return Err(Failure::new(FailureKind::WrongState, format!("`{name}` is not running")));
         }
-        (None, Err(failure)) => return Err(failure),
+        None => (plan::plan(home, &dir, &record)?, fresh_run(&record, us)),
     };
     let notes = std::mem::take(&mut plan.notes);
     let (inputs, queue, snapshot) = driver::queue(&run);

@@ -66,7 +66,7 @@ pub enum Request {
         /// The guest's port.
         port: u16,
     },
-    /// Use of CPU, memory, disk and network; `done` carries it.
+    /// Use of CPU, memory and disk; `done` carries it.
     Stats,
     /// The QEMU command line in use, the program first: `done` carries an array of strings.
     CommandLine,
