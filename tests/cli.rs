@@ -86,6 +86,27 @@ fn bad_sizes_are_refused() {
 }
 
 #[test]
+fn memory_and_cpus_that_the_host_does_not_have_are_refused() {
+    let sandbox = Sandbox::new();
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    let mib = total.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024;
+    let more = format!("{}M", mib + 1024);
+    let words = ["too small", "memory", "hint: ", "at most"];
+    refused(&sandbox, 8, &["create", "web", "--image", "hello", "-m", &more], &words);
+    refused(&sandbox, 8, &["run", "hello", "-d", "-m", &more], &words);
+    refused(
+        &sandbox,
+        6,
+        &["create", "web", "--image", "hello", "-c", "255"],
+        &["too small", "cpus", "ask for"],
+    );
+    sandbox.hello("web", &[]);
+    refused(&sandbox, 8, &["set", "web", "-m", &more], &words);
+    assert_eq!(sandbox.inspect("web")["record"]["spec"]["memory"], "32M");
+}
+
+#[test]
 fn the_older_tools_flags_work() {
     let sandbox = Sandbox::new();
     let done = sandbox.run(&["create", "testvm", "--os", "hello", "--cpus", "1", "--ram", "512"]);

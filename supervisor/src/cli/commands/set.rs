@@ -18,6 +18,9 @@ pub(super) fn set(context: &Context, name: &str, flags: &SetFlags) -> Outcome {
     let before = record.spec.disk;
     apply(&mut record.spec, flags)?;
     record.spec.validate().map_err(|errors| draft::wrong(&errors))?;
+    if flags.memory.is_some() || flags.cpus.is_some() {
+        super::create::fits_host(&record.spec)?;
+    }
     if let (Some(size), true) = (record.spec.disk, record.spec.disk != before) {
         if !vm.disk().exists() {
             return Err(Failed::new(ExitKind::Usage, format!("the VM `{name}` has no disk")));
