@@ -36,6 +36,14 @@ fn unknown_images_are_refused_with_the_nearest_name() {
 }
 
 #[test]
+fn what_an_image_cannot_be_built_with_is_refused() {
+    let sandbox = Sandbox::new();
+    refused(&sandbox, 2, &["image", "build", "debian:12", "--with", "Nginx;"], &["Nginx;", "package"]);
+    refused(&sandbox, 2, &["image", "build", "debian:12", "--mirror", "ftp://x"], &["ftp://x", "mirror"]);
+    refused(&sandbox, 3, &["image", "build", "debian:9", "--with", "nginx"], &["debian:9", "debian:12"]);
+}
+
+#[test]
 fn bad_names_are_refused_with_a_good_one() {
     let sandbox = Sandbox::new();
     let long = "a".repeat(200);
@@ -83,6 +91,27 @@ fn bad_sizes_are_refused() {
     create("--machine", "virt", &["virt", "q35"]);
     create("--no-such-flag", "", &["--no-such-flag"]);
     assert_eq!(sandbox.ok(&["ls", "-q"]), "");
+}
+
+#[test]
+fn memory_and_cpus_that_the_host_does_not_have_are_refused() {
+    let sandbox = Sandbox::new();
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    let mib = total.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024;
+    let more = format!("{}M", mib + 1024);
+    let words = ["too small", "memory", "hint: ", "at most"];
+    refused(&sandbox, 8, &["create", "web", "--image", "hello", "-m", &more], &words);
+    refused(&sandbox, 8, &["run", "hello", "-d", "-m", &more], &words);
+    refused(
+        &sandbox,
+        6,
+        &["create", "web", "--image", "hello", "-c", "255"],
+        &["too small", "cpus", "ask for"],
+    );
+    sandbox.hello("web", &[]);
+    refused(&sandbox, 8, &["set", "web", "-m", &more], &words);
+    assert_eq!(sandbox.inspect("web")["record"]["spec"]["memory"], "32M");
 }
 
 #[test]
@@ -240,11 +269,26 @@ fn every_json_document_begins_with_its_schema() {
         &["doctor", "-o", "json"],
         &["version", "-o", "json"],
         &["restart", "web", "-o", "json"],
+        &["inspect", "web", "-o", "json"],
+        &["image", "inspect", "hello", "-o", "json"],
+        &["image", "verify", "hello", "-o", "json"],
     ] {
         first(args);
     }
+    assert_eq!(first(&["pause", "web", "-o", "json"])["paused"], true);
+    assert_eq!(first(&["resume", "web", "-o", "json"])["paused"], false);
+    let ended = first(&["stop", "web", "-o", "json"]);
+    assert_eq!((&ended["already"], &ended["end"]["cause"]), (&false.into(), &"killed".into()), "{ended}");
+    assert_eq!(first(&["stop", "web", "-o", "json"])["already"], true);
+    sandbox.ok(&["start", "web"]);
+    assert_eq!(first(&["kill", "web", "-o", "json"])["end"]["asked_by"], "user");
+    let changed = first(&["set", "web", "-m", "48M", "-o", "json"]);
+    assert_eq!(changed["record"]["spec"]["memory"], "48M");
+    assert_eq!(first(&["rename", "web", "www", "-o", "json"])["before"], "web");
+    assert_eq!(first(&["rm", "www", "-o", "json"])["removed"], true);
+    assert_eq!(first(&["rm", "www", "--if-exists", "-o", "json"])["removed"], false);
     // The variable is the flag's default.
-    let done = Sandbox::finish(sandbox.midge().args(["ls"]).env("MIDGE_OUTPUT", "json"));
+    let done = Sandbox::finish(sandbox.midge().args(["version"]).env("MIDGE_OUTPUT", "json"));
     assert!(done.stdout.starts_with("{\"schema\":1"), "{done:?}");
     // A failure leaves stdout empty in every format.
     refused(&sandbox, 3, &["start", "nobody", "-o", "json"], &[]);

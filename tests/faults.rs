@@ -96,8 +96,47 @@ fn an_interrupt_at_any_moment_leaves_a_sound_state() {
         let done = running.wait();
         assert!([-1, 130].contains(&done.code), "{delay} ms: {done:?}{}", sandbox.logs());
         eventually("its processes end", || sandbox.processes().is_empty());
-        sandbox.ok(&["rm", "--if-exists", "fore"]);
         is_empty(&sandbox);
+
+        // One in the background goes on, or is gone: none stays that never began.
+        let flags = ["-n", "back", "-d", "--rm", "--wait=serial:never", "-m", "32M", "--accel", "tcg"];
+        let running = sandbox.spawn(&[&["run", "hello"], &flags[..]].concat());
+        thread::sleep(Duration::from_millis(delay));
+        running.signal(Signal::INT);
+        let done = running.wait();
+        assert!([-1, 130].contains(&done.code), "{delay} ms: {done:?}{}", sandbox.logs());
+        if sandbox.ok(&["ls", "-q"]) == "back\n" {
+            assert_ne!(sandbox.state("back"), "stopped", "{delay} ms: {done:?}");
+        }
+        sandbox.ok(&["rm", "--force", "--if-exists", "back"]);
+        is_empty(&sandbox);
+    }
+}
+
+#[test]
+fn an_interrupt_is_heard_after_an_image_was_taken_from_the_cache() {
+    // Built once for all tests, so that the next one finds it in the cache.
+    drop(Sandbox::with_debian());
+    let sandbox = Sandbox::new();
+    let flags = ["-n", "web", "-d", "--wait=serial:never", "-m", "128M", "--accel", "tcg"];
+    for signal in [Signal::INT, Signal::TERM] {
+        let running = sandbox.spawn(&[&["run", "debian:12"], &flags[..]].concat());
+        eventually("the guest begins", || {
+            sandbox.run_state("web").is_some_and(|run| run["qemu"].is_object())
+        });
+        running.signal(signal);
+        let done = running.wait();
+        assert_eq!(done.code, -1, "{done:?}{}", sandbox.logs());
+        // Neither the supervisor nor QEMU is deaf to signals.
+        for which in ["supervisor", "qemu"] {
+            let pid = sandbox.process("web", which).pid;
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+            let ours = (1 << 0) | (1 << 14);
+            assert_eq!(u64::from_str_radix(blocked, 16).unwrap() & ours, 0, "{which}: {blocked}");
+        }
+        sandbox.ok(&["rm", "--force", "web"]);
+        fs::remove_dir_all(sandbox.home().join("images")).unwrap();
     }
 }
 

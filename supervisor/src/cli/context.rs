@@ -8,7 +8,7 @@ use crate::store::{Home, VmDir};
 use crate::vm::control::Client;
 
 /// The folders, found when first asked for, and how talkative to be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Context {
     home: OnceLock<Home>,
     /// How talkative to be.

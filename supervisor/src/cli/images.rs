@@ -7,6 +7,7 @@ use imago::FormatAccess;
 use imago::format::PreallocateMode;
 use imago::qcow2::Qcow2;
 
+use super::args::ImageBuildArgs;
 use super::context::Context;
 use super::exit::{ExitKind, Failed, io_kind};
 use super::interrupt::Pipe as Signals;
@@ -71,7 +72,7 @@ pub(super) fn find(context: &Context, name: &str, may_build: bool) -> Result<Ima
     }
     if may_build && BUILDABLE.contains(&whole) {
         context.voice.note(format_args!("there is no image `{whole}` yet: building it, once"));
-        return build(context, whole, false);
+        return build(context, &request(whole)?);
     }
     let failed = Failed::new(ExitKind::NotFound, format!("there is no image `{name}`"));
     let all = known.iter().copied().chain(BUILDABLE).collect::<Vec<_>>();
@@ -87,26 +88,33 @@ pub(super) fn find(context: &Context, name: &str, may_build: bool) -> Result<Ima
     }))
 }
 
-/// Builds an image, unless it is there already and `rebuild` is not wanted.
-pub(super) fn build_named(context: &Context, name: &str, rebuild: bool) -> Result<Image, Failed> {
-    let whole = if name == "debian" { DEBIAN } else { name };
-    if !rebuild && let Ok(image) = store(context)?.get(whole) {
+/// Builds an image, unless it is there already and nothing about it is wanted otherwise.
+pub(super) fn build_named(context: &Context, args: &ImageBuildArgs) -> Result<Image, Failed> {
+    let whole = if args.name == "debian" { DEBIAN } else { &args.name };
+    // What one was built with is not known by its name; the cache of builds knows.
+    let as_usual = !args.rebuild && args.with.is_empty() && args.mirror.is_none();
+    if as_usual && let Ok(image) = store(context)?.get(whole) {
         context.voice.note(format_args!("the image `{whole}` is there already; --rebuild makes it anew"));
         return Ok(image);
     }
-    build(context, whole, rebuild)
+    let usual = request(whole)?;
+    let (with, mirror) = (args.with.clone(), args.mirror.clone());
+    build(context, &BuildRequest { with, mirror, fresh: args.rebuild, ..usual })
+}
+
+/// The image of this name with nothing special about it.
+fn request(name: &str) -> Result<BuildRequest, Failed> {
+    let release = name.parse().map_err(build_failed)?;
+    Ok(BuildRequest { release, arch: Arch::host(), with: Vec::new(), mirror: None, name: None, fresh: false })
 }
 
 /// Builds an image and shows on stderr how far it is. Ctrl-C ends it and leaves nothing behind.
-fn build(context: &Context, name: &str, fresh: bool) -> Result<Image, Failed> {
-    let release = name.parse().map_err(build_failed)?;
+fn build(context: &Context, request: &BuildRequest) -> Result<Image, Failed> {
     let cache = build::default_cache().unwrap_or_else(|| PathBuf::from("/var/cache/midge/images"));
-    let request =
-        BuildRequest { release, arch: Arch::host(), with: Vec::new(), mirror: None, name: None, fresh };
     let signals =
         Signals::catch().map_err(|e| Failed::io("cannot look out for Ctrl-C during the build", e))?;
     let mut shown = ProgressLine::new(context.voice);
-    let built = build::build(&store(context)?, &cache, &request, Some(signals.as_fd()), &mut |progress| {
+    let built = build::build(&store(context)?, &cache, request, Some(signals.as_fd()), &mut |progress| {
         shown.show(&progress);
     });
     shown.end();

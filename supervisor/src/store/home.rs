@@ -117,7 +117,7 @@ impl Home {
     }
 }
 
-/// Creates a folder and its parents, private to their owner where midge makes them.
+/// Creates a folder and its parents. Others may look into them; what is to be private is made so where it lies.
 pub(crate) fn create_dirs(path: &Path) -> Result<(), StoreError> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(StoreError::io("create", path))
 }

@@ -27,11 +27,15 @@ impl Scratch {
         loop {
             let path = parent.join(format!("{purpose}-{}", uuid::Uuid::new_v4().simple()));
             fs::DirBuilder::new().mode(mode).create(&path)?;
-            // A sweep may have come between the two calls: then the lock is on a removed folder, and another is made.
-            if let Some(lock) = try_lock(&path)?
-                && is_same(&lock, &path)
-            {
-                return Ok(Self { path, _lock: lock, published: false });
+            // A sweep may have come between the two calls: then the folder is gone or the lock is on a removed one, and another
+            // is made.
+            match try_lock(&path) {
+                Ok(Some(lock)) if is_same(&lock, &path) => {
+                    return Ok(Self { path, _lock: lock, published: false });
+                }
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
             }
         }
     }
@@ -66,7 +70,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes the folders for unfinished work in `parent` whose makers are gone, and answers which there were.
+/// Removes the folders for unfinished work in `parent` whose makers are gone, and answers which there were. Anything else in
+/// there is nobody's work of midge, and stays.
 pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(parent) {
         Ok(entries) => entries,
@@ -75,7 +80,11 @@ pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
     };
     let mut swept = Vec::new();
     for entry in entries {
-        let path = entry?.path();
+        let entry = entry?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
         match try_lock(&path) {
             Ok(Some(lock)) if is_same(&lock, &path) => {
                 remove(&path)?;
@@ -143,6 +152,36 @@ mod tests {
         drop(held);
         assert!(sweep(parent.path()).unwrap().is_empty());
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_folder_stays_and_stops_nobody() {
+        let parent = tempfile::tempdir().unwrap();
+        let (file, link) = (parent.path().join("notes"), parent.path().join("link"));
+        fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink("/", &link).unwrap();
+        nix::unistd::mkfifo(&parent.path().join("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(sweep(parent.path()).unwrap().is_empty());
+        assert!(file.exists() && link.exists());
+    }
+
+    #[test]
+    fn making_goes_on_beside_a_sweep_that_never_stops() {
+        let parent = tempfile::tempdir().unwrap();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                    sweep(parent.path()).unwrap();
+                }
+            });
+            let made = (0..300).try_for_each(|_| {
+                let scratch = Scratch::new(parent.path(), "create", 0o700)?;
+                fs::write(scratch.path().join("file"), "x")
+            });
+            over.store(true, std::sync::atomic::Ordering::SeqCst);
+            made.unwrap();
+        });
     }
 
     #[test]

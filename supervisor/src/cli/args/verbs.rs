@@ -47,7 +47,7 @@ pub(in crate::cli) enum Verb {
     /// Show what a guest or its QEMU wrote
     #[command(alias = "log")]
     Logs(LogsArgs),
-    /// Show the use of CPU, memory, disk and network
+    /// Show the use of CPU, memory and disk
     Stats(StatsArgs),
     /// Show the QEMU command line of a VM
     Cmdline(CmdlineArgs),
@@ -101,6 +101,8 @@ pub(in crate::cli) struct Names {
     /// The VMs.
     #[arg(required = true, value_name = "NAME")]
     pub(in crate::cli) names: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
 }
 
 /// `create`.
@@ -186,6 +188,15 @@ pub(in crate::cli) struct StartArgs {
 /// `stop`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StopArgs {
+    #[command(flatten)]
+    pub(in crate::cli) stop: Stopping,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// What to stop, and how.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Stopping {
     /// The VMs.
     #[arg(required = true, value_name = "NAME")]
     pub(in crate::cli) names: Vec<String>,
@@ -201,7 +212,7 @@ pub(in crate::cli) struct StopArgs {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RestartArgs {
     #[command(flatten)]
-    pub(in crate::cli) stop: StopArgs,
+    pub(in crate::cli) stop: Stopping,
     /// Wait until the guest is ready or shows this sign.
     #[arg(long, value_name = "SIGN", num_args = 0..=1, require_equals = true, default_missing_value = "ready", value_parser = values::wait_for)]
     pub(in crate::cli) wait: Option<WaitFor>,
@@ -227,6 +238,8 @@ pub(in crate::cli) struct RmArgs {
     /// Succeed when there is no such VM.
     #[arg(long)]
     pub(in crate::cli) if_exists: bool,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
 }
 
 /// `rename`.
@@ -237,6 +250,8 @@ pub(in crate::cli) struct RenameArgs {
     /// Its new name.
     #[arg(value_name = "NEW_NAME")]
     pub(in crate::cli) new: String,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
 }
 
 /// `set`.
@@ -246,6 +261,8 @@ pub(in crate::cli) struct SetArgs {
     pub(in crate::cli) name: String,
     #[command(flatten)]
     pub(in crate::cli) change: SetFlags,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
 }
 
 /// `ls`.
@@ -442,7 +459,7 @@ pub(in crate::cli) enum ImageVerb {
     Rm(ImageNames),
     /// Show an image's manifest, as JSON
     #[command(alias = "show")]
-    Inspect(Name),
+    Inspect(ImageInspectArgs),
     /// Check images against their digests
     Verify(ImageVerifyArgs),
 }
@@ -453,9 +470,17 @@ pub(in crate::cli) struct ImageBuildArgs {
     /// What to build.
     #[arg(value_name = "IMAGE")]
     pub(in crate::cli) name: String,
-    /// Build it also when it is there already.
+    /// Build it anew from the archive, also when it is there already.
     #[arg(long)]
     pub(in crate::cli) rebuild: bool,
+    /// A further Debian package to have in it; repeatable. A `linux-image-…` takes the place of the cloud kernel.
+    #[arg(long, value_name = "PKG")]
+    pub(in crate::cli) with: Vec<String>,
+    /// Where to get Debian's packages, instead of from the mirror that this host uses itself.
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub(in crate::cli) mirror: Option<String>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
 }
 
 /// `image ls`.
@@ -471,6 +496,18 @@ pub(in crate::cli) struct ImageNames {
     /// The images.
     #[arg(required = true, value_name = "IMAGE")]
     pub(in crate::cli) names: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `image inspect`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ImageInspectArgs {
+    /// The image.
+    #[arg(value_name = "IMAGE")]
+    pub(in crate::cli) name: String,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
 }
 
 /// `image verify`.
@@ -479,6 +516,8 @@ pub(in crate::cli) struct ImageVerifyArgs {
     /// The images; all when none is named.
     #[arg(value_name = "IMAGE")]
     pub(in crate::cli) names: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
 }
 
 /// `doctor`.

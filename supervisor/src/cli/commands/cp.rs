@@ -140,9 +140,7 @@ impl Guest<'_> {
         let name = if name.is_empty() { "." } else { name };
         self.with_archive(&archive, || {
             self.run(&["tar", "-C", parent, "-cf", &archive, "--", name])?;
-            let mut tar = Tar::start(
-                Command::new("tar").arg("-C").arg(target).args(["-xf", "-"]).stdin(Stdio::piped()),
-            )?;
+            let mut tar = Tar::start(unpack(target, name).stdin(Stdio::piped()))?;
             let mut pipe = tar.child.stdin.take();
             let read = self.read(&archive, |bytes| match &mut pipe {
                 Some(pipe) => pipe.write_all(bytes).map_err(|e| Failed::io("cannot write to tar", e)),
@@ -240,8 +238,8 @@ struct Tar {
 impl Tar {
     fn start(command: &mut Command) -> Result<Self, Failed> {
         let child = command.spawn().map_err(|e| {
-            let failed = Failed::io("cannot run tar", e);
-            Failed { kind: ExitKind::HostUnfit, ..failed }.hint("install it: apt install tar")
+            let failed = Failed::io(format!("cannot run {}", command.get_program().display()), e);
+            Failed { kind: ExitKind::HostUnfit, ..failed }.hint("install it: apt-get install tar util-linux")
         })?;
         Ok(Self { child })
     }
@@ -253,6 +251,24 @@ impl Tar {
             Err(e) => Err(Failed::io("cannot wait for tar", e)),
         }
     }
+}
+
+/// tar(1) that unpacks what a guest sends into a folder of this host.
+///
+/// The guest is not trusted: nothing but the folder that was asked for comes out (tar itself keeps names with `..` and links inside of
+/// the target), files belong to the caller, without set-user-id bits, and root makes no device nodes, as that right is taken from
+/// tar (capabilities(7), setpriv(1)). Folders that are there keep their permissions.
+fn unpack(target: &Path, name: &str) -> Command {
+    let mut command = if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-mknod", "--inh-caps=-mknod", "--", "tar"]);
+        command
+    } else {
+        Command::new("tar")
+    };
+    command.arg("-C").arg(target);
+    command.args(["--no-same-owner", "--no-same-permissions", "--no-overwrite-dir", "-xf", "-", "--", name]);
+    command
 }
 
 fn archive_name() -> String {
@@ -273,6 +289,62 @@ fn cannot(what: &str, path: &Path, error: io::Error) -> Failed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn tar(folder: &Path, args: &[&str]) -> Vec<u8> {
+        let packed = Command::new("tar").arg("-C").arg(folder).args(args).output().unwrap();
+        assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+        packed.stdout
+    }
+
+    /// Unpacks what a guest may have sent; says whether tar was content.
+    fn receive(archive: &[u8], target: &Path, name: &str) -> bool {
+        let mut child = unpack(target, name).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(archive).unwrap();
+        child.wait().unwrap().success()
+    }
+
+    #[test]
+    fn a_guest_sends_nothing_but_the_folder_that_was_asked_for() {
+        let (guest, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (asked, other) = (guest.path().join("logs"), guest.path().join("other"));
+        for folder in [&asked, &other] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("file"), "x").unwrap();
+        }
+        fs::set_permissions(asked.join("file"), fs::Permissions::from_mode(0o6755)).unwrap();
+        let flags = ["--owner=12345", "-cf", "-", "logs", "other", "--transform=s,other,../up,"];
+        let archive = tar(guest.path(), &flags);
+        assert!(receive(&archive, host.path(), "logs"));
+        let names: Vec<_> = fs::read_dir(host.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["logs"]);
+        let meta = fs::metadata(host.path().join("logs/file")).unwrap();
+        let uid = std::os::unix::fs::MetadataExt::uid(&meta);
+        assert_eq!((meta.permissions().mode() & 0o7000, uid), (0, nix::unistd::geteuid().as_raw()));
+
+        // Everything there is, when the root folder is asked for; not what would land elsewhere.
+        let inner = host.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let archive = tar(guest.path(), &["-cf", "-", "--transform=s,other,../up,", "."]);
+        let _ = receive(&archive, &inner, ".");
+        assert!(inner.join("logs/file").exists() && !host.path().join("up").exists());
+    }
+
+    #[test]
+    fn no_device_comes_out_of_a_guest() {
+        if !nix::unistd::geteuid().is_root() {
+            // The kernel lets nobody else make one.
+            return;
+        }
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        let (guest, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let null = guest.path().join("null");
+        if mknod(&null, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 3)).is_err() {
+            // Root of a container.
+            return;
+        }
+        assert!(!receive(&tar(guest.path(), &["-cf", "-", "."]), host.path(), "."));
+        assert_eq!(fs::read_dir(host.path()).unwrap().count(), 0);
+    }
 
     #[test]
     fn names_of_files() {

@@ -10,8 +10,9 @@ use crate::cli::draft::{self, Draft};
 use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::images;
 use crate::cli::{Outcome, output, ssh_key};
+use crate::host::{HostFacts, HostRoot};
 use crate::image::{self, Image};
-use crate::spec::{Kind, Mac, VmSpec};
+use crate::spec::{Kind, Mac, SpecErrors, VmSpec};
 use crate::store::{Home, Record, SCHEMA, StoreError, VmDir};
 
 /// How often a MAC address is drawn anew when it is in use: with 2^24 of them, twice is rare already.
@@ -68,10 +69,11 @@ pub(super) fn arch_given(flags: &SpecFlags) -> bool {
 /// Makes a VM: its image is found or built, its disk and addresses are made, and its record appears last and whole.
 pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Result<(VmDir, Record), Failed> {
     let home = context.home()?;
+    // This and the next look come before an image is built for nothing.
+    fits_host(&spec)?;
     // What killed commands left is cleared by the next one that adds something.
     home.sweep()?;
     if home.vm(&spec.name).state_dir().exists() {
-        // Before an image is built for nothing.
         return Err(StoreError::Taken(spec.name).into());
     }
     let image = match &spec.boot.image {
@@ -111,6 +113,24 @@ pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Res
     })?;
     context.voice.detail(format_args!("created `{}`", vm.name()));
     Ok((vm, record))
+}
+
+/// Whether this host has the memory and CPUs that a valid spec asks for.
+///
+/// # Errors
+/// [`ExitKind::NoSpace`] for memory, [`ExitKind::HostUnfit`] for CPUs alone.
+pub(super) fn fits_host(spec: &VmSpec) -> Result<(), Failed> {
+    let host = HostFacts::of(&HostRoot::system())
+        .map_err(|e| Failed::io("cannot find out what this host has", e))?;
+    spec.validate_against(host.memory.total, host.cpus).map_err(|errors| unfit(&errors))
+}
+
+fn unfit(errors: &SpecErrors) -> Failed {
+    let memory = errors.0.iter().any(|error| error.field == "memory");
+    let kind = if memory { ExitKind::NoSpace } else { ExitKind::HostUnfit };
+    let texts: Vec<String> = errors.0.iter().map(|e| format!("{}: {}", e.field, e.problem)).collect();
+    let hints: Vec<&str> = errors.0.iter().filter_map(|e| e.hint.as_deref()).collect();
+    Failed::new(kind, texts.join("\n")).context("this host is too small for the VM").hint(hints.join("; "))
 }
 
 /// Brings a spec and its image together.
@@ -190,6 +210,17 @@ mod tests {
     fn record(spec: VmSpec, macs: Vec<String>) -> Record {
         let (id, created) = (uuid::Uuid::new_v4(), jiff::Timestamp::now());
         Record { schema: SCHEMA, id, created, spec, image: None, macs }
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_told_by_its_kind() {
+        let mut spec = VmSpec::named("web");
+        spec.cpus = 8;
+        let failed = |memory| unfit(&spec.validate_against(memory, 4).unwrap_err());
+        assert_eq!(failed(1 << 40).kind, ExitKind::HostUnfit);
+        let both = failed(64 << 20);
+        assert_eq!(both.kind, ExitKind::NoSpace);
+        assert!(both.hint.unwrap().contains("at most 64M"));
     }
 
     #[test]

@@ -105,7 +105,8 @@ fn clear_vm(context: &Context, vm: &VmDir, dry_run: bool) -> Result<Option<&'sta
     }
     let Ok(record) = vm.record() else { return Ok(None) };
     let unfinished = vm.unfinished_run().is_some();
-    // One that was never started may be on its way up at this moment.
+    // One that was never started stays, however old: it may be on its way up at this moment, or wait for its start since
+    // `create --rm`. A `run` that is killed before the start leaves such a one; any other signal takes it away.
     if record.spec.ephemeral && (unfinished || vm.last_run()?.is_some()) {
         if !dry_run {
             rm::remove(context, vm, false)?;

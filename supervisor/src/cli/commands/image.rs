@@ -12,19 +12,38 @@ use crate::image::Manifest;
 pub(super) fn image(context: &Context, verb: &ImageVerb) -> Outcome {
     match verb {
         ImageVerb::Build(args) => {
-            let image = images::build_named(context, &args.name, args.rebuild)?;
-            output::line(&image.manifest.name)?;
+            let image = images::build_named(context, args)?;
+            if args.output.json() {
+                output::json(&Inspected { folder: &image.folder, manifest: &image.manifest })?;
+            } else {
+                output::line(&image.manifest.name)?;
+            }
             Ok(0)
         }
         ImageVerb::Ls(args) => ls(context, args.output),
-        ImageVerb::Rm(args) => each(&args.names, |name| images::remove(context, name)),
+        ImageVerb::Rm(args) => each(&args.names, |name| {
+            images::remove(context, name)?;
+            if args.output.json() { output::json(&Removed { name, removed: true }) } else { Ok(()) }
+        }),
         ImageVerb::Inspect(args) => {
             let image = images::find(context, &args.name, false)?;
             output::json_pretty(&Inspected { folder: &image.folder, manifest: &image.manifest })?;
             Ok(0)
         }
-        ImageVerb::Verify(args) => verify(context, &args.names),
+        ImageVerb::Verify(args) => verify(context, &args.names, args.output),
     }
+}
+
+#[derive(Serialize)]
+struct Removed<'a> {
+    name: &'a str,
+    removed: bool,
+}
+
+#[derive(Serialize)]
+struct Verified<'a> {
+    name: &'a str,
+    intact: bool,
 }
 
 #[derive(Serialize)]
@@ -94,13 +113,16 @@ fn size(manifest: &Manifest) -> u64 {
         .sum()
 }
 
-fn verify(context: &Context, names: &[String]) -> Outcome {
+fn verify(context: &Context, names: &[String], format: Output) -> Outcome {
     let names = match names {
         [] => images::list(context)?.images.into_iter().map(|image| image.manifest.name).collect(),
         names => names.to_vec(),
     };
     each(&names, |name| {
         images::verify(context, name)?;
+        if format.json() {
+            return output::json(&Verified { name, intact: true });
+        }
         output::line(format_args!("{name}: its files are those of its digests"))
     })
 }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use crate::cli::Outcome;
+use serde::Serialize;
+
 use crate::cli::args::RmArgs;
 use crate::cli::context::{Context, each};
 use crate::cli::describe;
 use crate::cli::exit::{ExitKind, Failed};
+use crate::cli::{Outcome, output};
 use crate::host::proc::{ProcessId, Signal};
 use crate::store::{RunState, Status, StoreError, VmDir};
 use crate::vm::control::Request;
@@ -16,16 +18,27 @@ const ATTEMPTS: usize = 5;
 /// How long a killed process may take to vanish.
 const VANISH: Duration = Duration::from_secs(10);
 
+/// What `rm -o json` prints.
+#[derive(Serialize)]
+struct Removed<'a> {
+    name: &'a str,
+    /// Not where `--if-exists` found nothing.
+    removed: bool,
+}
+
 /// `midge rm`.
 pub(super) fn rm(context: &Context, args: &RmArgs) -> Outcome {
     let names = if args.all { context.home()?.vm_names()? } else { args.names.clone() };
     each(&names, |name| {
-        let vm = match context.home()?.existing_vm(name) {
-            Ok(vm) => vm,
-            Err(StoreError::NotFound { .. }) if args.if_exists => return Ok(()),
+        let removed = match context.home()?.existing_vm(name) {
+            Ok(vm) => {
+                remove(context, &vm, args.force)?;
+                true
+            }
+            Err(StoreError::NotFound { .. }) if args.if_exists => false,
             Err(error) => return Err(error.into()),
         };
-        remove(context, &vm, args.force)
+        if args.output.json() { output::json(&Removed { name, removed }) } else { Ok(()) }
     })
 }
 

@@ -1,7 +1,7 @@
 //! `run`: make a VM, start it, and stay with it.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use crate::cli::args::{RunArgs, WaitFor};
@@ -40,24 +40,98 @@ pub(super) fn run(context: &Context, args: &RunArgs) -> Outcome {
     }
     let arch_given = create::arch_given(&args.spec);
     if args.command.is_empty() {
+        let ephemeral = spec.ephemeral;
+        // Ctrl-C leaves a VM of the background that is to stay, as after `create` and `start`.
+        let watch = match (args.detach, ephemeral) {
+            (true, false) => None,
+            (true, true) => Some(Watch::drop_unstarted(context)?),
+            (false, _) => Some(Watch::stop_then_kill(context)?),
+        };
         let (vm, _) = create::make(context, spec, arch_given)?;
-        let outcome = if args.detach { background(context, &vm, args) } else { foreground(context, &vm) };
-        return outcome.map_err(|failed| keep_or_drop(context, &vm, args.spec.rm, failed));
+        if let Some(code) = watch.as_ref().and_then(|watch| watch.begin(&vm)) {
+            if ephemeral {
+                rm::remove(context, &vm, false)?;
+            }
+            return Ok(code);
+        }
+        let outcome = match &watch {
+            Some(watch) if !args.detach => foreground(context, &vm, &watch.interrupts),
+            _ => background(context, &vm, args),
+        };
+        return match (outcome, watch.and_then(|watch| watch.interrupts.code())) {
+            // The signal took the VM away before its start.
+            (Err(_), Some(code)) if args.detach => Ok(code),
+            (outcome, _) => outcome.map_err(|failed| keep_or_drop(context, &vm, ephemeral, failed)),
+        };
     }
-    // From here on the VM's own codes count.
+    // From here on the VM's own codes count. The signals are caught from before the VM is there until it is gone.
+    let watch = Watch::kill(context).map_err(Failed::inside_exec)?;
     let (vm, record) = create::make(context, spec, arch_given).map_err(Failed::inside_exec)?;
-    let outcome = match &record.image {
+    let early = watch.begin(&vm);
+    let outcome = match (early, &record.image) {
+        (Some(code), _) => Ok(code),
         // Known beforehand: nobody would answer, however long the command waited.
-        Some(image) if !image.agent => Err(Failed::new(
+        (None, Some(image)) if !image.agent => Err(Failed::new(
             ExitKind::OwnFailure,
             format!("the image `{}` has no guest agent to run a command with", image.name),
         )
         .hint(format!("midge run {}", image.name))),
-        _ => command(context, &vm, args),
+        _ => command(context, &vm, args, &watch.interrupts),
     };
     // Also after a failure and after Ctrl-C; the VM mostly has removed itself by then.
     let removed = rm::remove(context, &vm, true);
     outcome.and_then(|code| removed.map(|()| code)).map_err(Failed::inside_exec)
+}
+
+/// Signals while a VM is made and looked after. They are caught before it is there, so that none leaves it behind.
+struct Watch {
+    vm: Arc<OnceLock<VmDir>>,
+    interrupts: Interrupts,
+}
+
+impl Watch {
+    /// Catches them from now on; `act` is called as soon as there is a VM.
+    fn catch(act: impl Fn(&VmDir, u32, u8) + Send + 'static) -> Result<Self, Failed> {
+        let vm = Arc::new(OnceLock::new());
+        let made = Arc::clone(&vm);
+        let interrupts = Interrupts::catch(move |count, code| {
+            if let Some(vm) = made.get() {
+                act(vm, count, code);
+            }
+        });
+        Ok(Self { vm, interrupts: interrupts.map_err(signals)? })
+    }
+
+    /// For a VM of one command, which has nothing to lose: it is ended at once. What waits for it here then finds it gone.
+    fn kill(context: &Context) -> Result<Self, Failed> {
+        let home = context.home()?.clone();
+        Self::catch(move |vm, _, _| ask(&home, vm, &Request::Kill))
+    }
+
+    /// For a VM in the foreground.
+    fn stop_then_kill(context: &Context) -> Result<Self, Failed> {
+        let home = context.home()?.clone();
+        Self::catch(move |vm, count, _| {
+            let within_ms = u64::try_from(STOP_WITHIN.as_millis()).unwrap_or(u64::MAX);
+            ask(&home, vm, &if count == 1 { Request::Stop { within_ms } } else { Request::Kill });
+        })
+    }
+
+    /// For a VM in the background that goes when it has ended: one that has not begun goes now, any other goes on.
+    fn drop_unstarted(context: &Context) -> Result<Self, Failed> {
+        let context = context.clone();
+        Self::catch(move |vm, _, code| {
+            // Waits for a start that is under way, and refuses what runs.
+            let _ = rm::remove(&context, vm, false);
+            std::process::exit(i32::from(code));
+        })
+    }
+
+    /// From now on there is a VM. Answers the exit code of a signal that came before.
+    fn begin(&self, vm: &VmDir) -> Option<u8> {
+        self.vm.get_or_init(|| vm.clone());
+        self.interrupts.code()
+    }
 }
 
 /// A VM that is to be removed after its end is removed when it has not even begun, too.
@@ -87,11 +161,7 @@ fn shown(context: &Context, phases: bool) -> Show<'static> {
 }
 
 /// Runs a command in a VM made for it.
-fn command(context: &Context, vm: &VmDir, args: &RunArgs) -> Outcome {
-    let home = context.home()?.clone();
-    let fresh = vm.clone();
-    // A VM of one command has nothing to lose: it is ended at once. What waits for it here then finds it gone.
-    let interrupts = Interrupts::catch(move |_| ask(&home, &fresh, &Request::Kill)).map_err(signals)?;
+fn command(context: &Context, vm: &VmDir, args: &RunArgs, interrupts: &Interrupts) -> Outcome {
     let interrupted = |outcome: Outcome| match interrupts.code() {
         Some(code) => Ok(code),
         None => outcome,
@@ -119,16 +189,9 @@ fn command(context: &Context, vm: &VmDir, args: &RunArgs) -> Outcome {
 }
 
 /// Shows the console and ends with the guest.
-fn foreground(context: &Context, vm: &VmDir) -> Outcome {
+fn foreground(context: &Context, vm: &VmDir, interrupts: &Interrupts) -> Outcome {
     let log = |e| Failed::io("cannot follow the console log", e);
     let mut follower = Follower::new(&vm.console_log(), 0).map_err(log)?;
-    let (home, watched) = (context.home()?.clone(), vm.clone());
-    let interrupts = Interrupts::catch(move |count| {
-        let within_ms = u64::try_from(STOP_WITHIN.as_millis()).unwrap_or(u64::MAX);
-        ask(&home, &watched, &if count == 1 { Request::Stop { within_ms } } else { Request::Kill });
-    })
-    .map_err(signals)?;
-
     let mut evidence = Evidence::of_next_run(vm);
     let mut started = crate::vm::start(context.home()?, vm)?;
     if !context.voice.quiet {

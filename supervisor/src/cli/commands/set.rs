@@ -1,14 +1,24 @@
 //! `set` and `rename`.
 
-use crate::cli::args::SetFlags;
+use serde::Serialize;
+
+use crate::cli::args::{RenameArgs, SetArgs, SetFlags};
 use crate::cli::context::Context;
 use crate::cli::exit::{ExitKind, Failed};
-use crate::cli::{Outcome, describe, draft, images};
+use crate::cli::{Outcome, describe, draft, images, output};
 use crate::spec::{Net, VmSpec};
-use crate::store::VmDir;
+use crate::store::{Record, VmDir};
+
+/// What `set -o json` prints.
+#[derive(Serialize)]
+struct Changed<'a> {
+    name: &'a str,
+    record: &'a Record,
+}
 
 /// `midge set`.
-pub(super) fn set(context: &Context, name: &str, flags: &SetFlags) -> Outcome {
+pub(super) fn set(context: &Context, args: &SetArgs) -> Outcome {
+    let (name, flags) = (args.name.as_str(), &args.change);
     let vm = context.vm(name)?;
     let _lock = vm.lock()?;
     if !only_labels(flags) {
@@ -18,6 +28,9 @@ pub(super) fn set(context: &Context, name: &str, flags: &SetFlags) -> Outcome {
     let before = record.spec.disk;
     apply(&mut record.spec, flags)?;
     record.spec.validate().map_err(|errors| draft::wrong(&errors))?;
+    if flags.memory.is_some() || flags.cpus.is_some() {
+        super::create::fits_host(&record.spec)?;
+    }
     if let (Some(size), true) = (record.spec.disk, record.spec.disk != before) {
         if !vm.disk().exists() {
             return Err(Failed::new(ExitKind::Usage, format!("the VM `{name}` has no disk")));
@@ -25,11 +38,22 @@ pub(super) fn set(context: &Context, name: &str, flags: &SetFlags) -> Outcome {
         images::grow_disk(&vm.disk(), size)?;
     }
     vm.write_record(&record)?;
+    if args.output.json() {
+        output::json(&Changed { name, record: &record })?;
+    }
     Ok(0)
 }
 
+/// What `rename -o json` prints.
+#[derive(Serialize)]
+struct Renamed<'a> {
+    name: &'a str,
+    before: &'a str,
+}
+
 /// `midge rename`.
-pub(super) fn rename(context: &Context, name: &str, new: &str) -> Outcome {
+pub(super) fn rename(context: &Context, args: &RenameArgs) -> Outcome {
+    let (name, new) = (args.name.as_str(), args.new.as_str());
     let vm = context.vm(name)?;
     if let Err(wrong) = crate::spec::check_name(new) {
         return Err(Failed::new(ExitKind::Usage, wrong.to_string()));
@@ -38,6 +62,9 @@ pub(super) fn rename(context: &Context, name: &str, new: &str) -> Outcome {
     stopped(&vm, "renamed")?;
     if name != new {
         vm.rename(context.home()?, new)?;
+    }
+    if args.output.json() {
+        output::json(&Renamed { name: new, before: name })?;
     }
     Ok(0)
 }

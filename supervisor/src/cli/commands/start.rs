@@ -80,7 +80,7 @@ pub(super) fn restart(context: &Context, args: &RestartArgs) -> Outcome {
         many: names.len() > 1,
     };
     each(names, |name| {
-        super::stop::stop_one(context, name, args.stop.timeout, args.stop.force)?;
+        super::stop::stop_one(context, name, &args.stop)?;
         start_one(context, name, stay).map(drop)
     })
 }

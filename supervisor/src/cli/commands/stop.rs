@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cli::Outcome;
-use crate::cli::args::StopArgs;
+use serde::Serialize;
+
+use crate::cli::args::{Names, Output, StopArgs, Stopping};
 use crate::cli::context::{Context, each};
 use crate::cli::deadline::{Deadline, call};
 use crate::cli::describe;
 use crate::cli::exit::{ExitKind, Failed};
+use crate::cli::{Outcome, output};
 use crate::store::{Status, StoreError, VmDir};
 use crate::vm::control::{Reply, Request};
 use crate::vm::{Cause, End, LaunchError};
@@ -17,16 +19,34 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// `midge stop`.
 pub(super) fn stop(context: &Context, args: &StopArgs) -> Outcome {
-    each(&args.names, |name| stop_one(context, name, args.timeout, args.force))
+    each(&args.stop.names, |name| {
+        let end = stop_one(context, name, &args.stop)?;
+        print_ended(name, end, args.output)
+    })
 }
 
-/// Stops one VM, which may be stopped already.
-pub(super) fn stop_one(context: &Context, name: &str, timeout: Duration, force: bool) -> Result<(), Failed> {
-    let within = if force { Duration::ZERO } else { timeout };
+/// What `stop` and `kill` print with `-o json`.
+#[derive(Serialize)]
+struct EndedVm<'a> {
+    name: &'a str,
+    /// It did not run.
+    already: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<End>,
+}
+
+fn print_ended(name: &str, end: Option<End>, output: Output) -> Result<(), Failed> {
+    if output.json() { output::json(&EndedVm { name, already: end.is_none(), end }) } else { Ok(()) }
+}
+
+/// Stops one VM, which may be stopped already: then there is no end.
+pub(super) fn stop_one(context: &Context, name: &str, how: &Stopping) -> Result<Option<End>, Failed> {
+    let force = how.force;
+    let within = if force { Duration::ZERO } else { how.timeout };
     let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
     let asked = Instant::now();
     let end = end(context, &context.vm(name)?, &Request::Stop { within_ms }, within)?;
-    match end {
+    match &end {
         None => context.voice.detail(format_args!("`{name}` is not running")),
         // A guest that cannot be asked is ended at once, and that is no news.
         Some(End { cause: Cause::Killed, .. }) if !force && asked.elapsed() >= within => {
@@ -37,15 +57,15 @@ pub(super) fn stop_one(context: &Context, name: &str, timeout: Duration, force: 
         }
         Some(end) => context.voice.detail(format_args!("`{name}`: {end}")),
     }
-    Ok(())
+    Ok(end)
 }
 
 /// `midge kill`.
-pub(super) fn kill(context: &Context, names: &[String]) -> Outcome {
-    each(names, |name| {
+pub(super) fn kill(context: &Context, args: &Names) -> Outcome {
+    each(&args.names, |name| {
         let vm = context.vm(name)?;
         match end(context, &vm, &Request::Kill, Duration::ZERO)? {
-            Some(_) => Ok(()),
+            Some(end) => print_ended(name, Some(end), args.output),
             None => Err(LaunchError::NotRunning(name.clone()).into()),
         }
     })
@@ -105,17 +125,25 @@ pub(super) fn settled(vm: &VmDir) -> Result<(), Failed> {
 }
 
 /// `midge pause`.
-pub(super) fn pause(context: &Context, names: &[String]) -> Outcome {
-    each(names, |name| ask(context, name, &Request::Pause))
+pub(super) fn pause(context: &Context, args: &Names) -> Outcome {
+    each(&args.names, |name| stand(context, name, true, args.output))
 }
 
 /// `midge resume`.
-pub(super) fn resume(context: &Context, names: &[String]) -> Outcome {
-    each(names, |name| ask(context, name, &Request::Resume))
+pub(super) fn resume(context: &Context, args: &Names) -> Outcome {
+    each(&args.names, |name| stand(context, name, false, args.output))
 }
 
-fn ask(context: &Context, name: &str, request: &Request) -> Result<(), Failed> {
+/// What `pause` and `resume` print with `-o json`.
+#[derive(Serialize)]
+struct Stands<'a> {
+    name: &'a str,
+    paused: bool,
+}
+
+fn stand(context: &Context, name: &str, paused: bool, output: Output) -> Result<(), Failed> {
     let mut client = context.connect(&context.vm(name)?)?;
-    call(&mut client, request, Deadline::after(Some(GRACE)), |_| Ok(()))?;
-    Ok(())
+    let request = if paused { Request::Pause } else { Request::Resume };
+    call(&mut client, &request, Deadline::after(Some(GRACE)), |_| Ok(()))?;
+    if output.json() { output::json(&Stands { name, paused }) } else { Ok(()) }
 }
