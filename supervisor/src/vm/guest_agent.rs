@@ -145,7 +145,8 @@ impl AgentPort {
 
     /// Asks the agent to power the guest off. Answers whether it took note.
     pub(super) async fn shut_down(&self) -> bool {
-        match self.answering() {
+        // One that is just being greeted is worth the wait: a guest that still boots does not hear its power button.
+        match self.client().await.ok() {
             Some(agent) => agent.shutdown(Shutdown::Powerdown, SHUTDOWN_DEADLINE).await.is_ok(),
             None => false,
         }
