@@ -5,10 +5,8 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use common::{Sandbox, free_port, http};
 use serde_json::{Value, json};
@@ -129,66 +127,19 @@ fn a_unikernel_of_every_kind_runs_and_is_ended_at_once() {
     }
 }
 
-/// QEMU 7.2, as Debian 12 has it: the host's own where it is that one, else unpacked from Debian's packages, once, into the
-/// user's cache. `None` where no package source of this host has it (Debian 13).
-fn qemu_7_2() -> Option<PathBuf> {
-    let program = "qemu-system-x86_64";
-    let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
-    if let Ok(output) = Command::new(program).arg("--version").output()
-        && said(&output).contains("version 7.2")
-    {
-        return Some(Path::new("/usr/bin").join(program));
-    }
+/// QEMU 7.2, as Debian 12 has it, with its own libraries, unpacked once into the user's cache.
+fn qemu_7_2() -> PathBuf {
     let cache = supervisor::image::build::default_cache().expect("a cache folder");
-    let folder = cache.parent().unwrap().join("qemu-7.2");
-    let wrapper = folder.join(program);
-    if wrapper.exists() {
-        return Some(wrapper);
-    }
-    let madison = Command::new("apt-cache").args(["madison", "qemu-system-x86"]).output().unwrap();
-    // qemu-system-x86 | 1:7.2+dfsg-7+deb12u18+b3 | http://… Packages
-    let version = said(&madison)
-        .lines()
-        .filter_map(|l| Some(l.split('|').nth(1)?.trim().to_owned()))
-        .find(|v| v.starts_with("1:7.2"))?;
-    // A rebuild (`+b3`) has no part that is the same for all architectures.
-    let source = version.split("+b").next().unwrap();
-    let work = tempfile::tempdir_in(cache.parent().unwrap()).unwrap();
-    let run = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).current_dir(work.path()).output().unwrap();
-        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    run(
-        "apt-get",
-        &[
-            "download",
-            &format!("qemu-system-x86={version}"),
-            &format!("qemu-system-common={version}"),
-            &format!("qemu-system-data={source}"),
-        ],
-    );
-    run("sh", &["-c", "for package in *.deb; do dpkg-deb --extract \"$package\" . && rm \"$package\"; done"]);
-    let script = "#!/bin/sh\n\
-                  # Written by midge's tests: QEMU 7.2 with the files that belong to it.\n\
-                  here=$(dirname \"$0\")\n\
-                  export QEMU_MODULE_DIR=\"$here/usr/lib/x86_64-linux-gnu/qemu\"\n\
-                  exec \"$here/usr/bin/qemu-system-x86_64\" -L \"$here/usr/share/qemu\" -L /usr/share/seabios \"$@\"\n";
-    fs::write(work.path().join(program), script).unwrap();
-    fs::set_permissions(work.path().join(program), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    // Whole, or not at all; another test program may have been quicker.
-    let _ = fs::rename(work.path(), &folder);
-    assert!(wrapper.exists(), "{} was not made", wrapper.display());
-    Some(wrapper)
+    let folder = cache.parent().unwrap().join("qemu-7.2-apart");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/qemu-7.2.sh");
+    let output = Command::new(script).arg(&folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    folder.join("qemu-system-x86_64")
 }
 
 #[test]
 fn qemu_7_2_serves_as_well() {
-    let Some(qemu) = qemu_7_2() else {
-        eprintln!("not tried: no package source of this host has QEMU 7.2");
-        return;
-    };
-    let sandbox = Sandbox::with_qemu(&qemu);
+    let sandbox = Sandbox::with_qemu(&qemu_7_2());
     sandbox.ok(&["image", "build", "debian:12"]);
     sandbox.ok(&["create", "deb", "--image", "debian:12"]);
     let booting = sandbox.spawn(&["start", "deb", "--wait"]);

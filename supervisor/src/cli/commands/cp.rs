@@ -288,6 +288,8 @@ fn cannot(what: &str, path: &Path, error: io::Error) -> Failed {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
     use super::*;
 
     fn tar(folder: &Path, args: &[&str]) -> Vec<u8> {
@@ -335,7 +337,6 @@ mod tests {
             // The kernel lets nobody else make one.
             return;
         }
-        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
         let (guest, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let null = guest.path().join("null");
         if mknod(&null, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 3)).is_err() {
