@@ -283,3 +283,216 @@ fn program_date() -> String {
     let time = time.ok().and_then(|t| jiff::Timestamp::try_from(t).ok()).unwrap_or_default();
     time.round(jiff::Unit::Second).unwrap_or(time).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+    use crate::machine::DiskFormat;
+
+    const HELLO: Embedded = Embedded {
+        name: "hello",
+        kernel: b"a kernel",
+        kind: Kind::Other,
+        arch: Arch::X86_64,
+        ready: Some("serial:init done"),
+        source: "midge itself",
+    };
+
+    /// A store with a folder to make drafts in beside it.
+    struct Home(tempfile::TempDir);
+
+    impl Home {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn store(&self) -> ImageStore {
+            ImageStore::new(self.0.path(), vec![HELLO])
+        }
+
+        fn draft(&self, name: &str, content: &str) -> Draft {
+            let file = |role: &str| {
+                let path = self.0.path().join(role);
+                let _ = fs::remove_file(&path);
+                fs::write(&path, format!("{role} {content}")).unwrap();
+                path
+            };
+            Draft {
+                disk: Some((file("disk"), DiskFormat::Raw, 4096)),
+                kernel: Some(file("kernel")),
+                initrd: None,
+                manifest: Manifest { name: name.to_owned(), agent: true, ..HELLO.manifest() },
+            }
+        }
+
+        fn edit(&self, folder: &str, change: impl Fn(&str) -> String) {
+            let path = self.0.path().join("images").join(folder).join("manifest.json");
+            let text = fs::read_to_string(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, change(&text)).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_image_is_found_as_it_was_installed() {
+        let home = Home::new();
+        let installed = home.store().install(home.draft("debian:12", "x")).unwrap();
+        let found = home.store().get("debian:12").unwrap();
+
+        assert_eq!(found.manifest, installed.manifest);
+        assert_eq!(fs::read_to_string(found.disk().unwrap()).unwrap(), "disk x");
+        assert_eq!(fs::read_to_string(found.kernel().unwrap()).unwrap(), "kernel x");
+        assert_eq!(found.initrd(), None);
+        for path in [found.disk().unwrap(), found.kernel().unwrap(), found.folder.join("manifest.json")] {
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o444, "{path:?}");
+        }
+        found.verify().unwrap();
+        assert_eq!(fs::read_dir(home.0.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_embedded_image_is_listed_without_a_file_and_made_when_used() {
+        let home = Home::new();
+        let listing = home.store().list().unwrap();
+        assert_eq!(listing.images.len(), 1);
+        assert_eq!(fs::read_dir(home.0.path()).unwrap().count(), 0, "listing must not write");
+
+        let image = home.store().get("hello").unwrap();
+        assert_eq!(fs::read(image.kernel().unwrap()).unwrap(), b"a kernel");
+        assert_eq!(image.manifest, listing.images[0].manifest);
+        let inode = |image: &Image| fs::metadata(image.kernel().unwrap()).unwrap().ino();
+        assert_eq!(inode(&home.store().get("hello").unwrap()), inode(&image), "made once");
+
+        let newer = Embedded { kernel: b"a newer kernel", ..HELLO };
+        let image = ImageStore::new(home.0.path(), vec![newer]).get("hello").unwrap();
+        assert_eq!(fs::read(image.kernel().unwrap()).unwrap(), b"a newer kernel");
+        assert!(matches!(home.store().remove("hello", |_| Vec::new()), Err(ImageError::Embedded(_))));
+    }
+
+    #[test]
+    fn a_new_image_of_the_same_name_leaves_the_parts_of_the_old_to_their_users() {
+        let home = Home::new();
+        let store = home.store();
+        let old = store.install(home.draft("debian:12", "old")).unwrap();
+        let new = store.install(home.draft("debian:12", "new")).unwrap();
+        assert_ne!(old.disk(), new.disk());
+
+        assert_eq!(
+            store.prune(|path| Some(path) == old.disk().as_deref()).unwrap(),
+            "kernel old".len() as u64
+        );
+        assert!(old.disk().unwrap().exists() && !old.kernel().unwrap().exists());
+        assert_eq!(store.prune(|_| false).unwrap(), "disk old".len() as u64);
+        new.verify().unwrap();
+    }
+
+    #[test]
+    fn an_image_in_use_stays() {
+        let home = Home::new();
+        let store = home.store();
+        store.install(home.draft("debian:12", "x")).unwrap();
+
+        let refused = store.remove("debian:12", |_| vec!["web".to_owned(), "db".to_owned()]).unwrap_err();
+        assert_eq!(refused.to_string(), "the image `debian:12` is used by web, db; remove them first");
+        store.get("debian:12").unwrap();
+
+        store.remove("debian:12", |_| Vec::new()).unwrap();
+        assert!(matches!(store.get("debian:12"), Err(ImageError::Unknown { .. })));
+        assert!(matches!(store.remove("debian:12", |_| Vec::new()), Err(ImageError::Unknown { .. })));
+        assert_eq!(fs::read_dir(home.0.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_nearest_and_what_to_do() {
+        let home = Home::new();
+        let store = home.store();
+        let says = |name: &str| store.get(name).unwrap_err().to_string();
+        assert_eq!(
+            says("debian:12"),
+            "there is no image `debian:12`; make it with `midge image build debian:12`"
+        );
+        assert_eq!(says("helo"), "there is no image `helo`; did you mean `hello`?");
+        assert_eq!(
+            says("debian13"),
+            "there is no image `debian13`; did you mean `debian:13`? Make it with `midge image build debian:13`"
+        );
+        assert!(says("zzz").ends_with("there are hello; more are made with `midge image build debian:12`"));
+        assert!(matches!(store.get("../etc"), Err(ImageError::Name(_))));
+    }
+
+    #[test]
+    fn damage_is_found_and_said() {
+        let home = Home::new();
+        let store = home.store();
+        let image = store.install(home.draft("debian:12", "x")).unwrap();
+        let kernel = image.kernel().unwrap();
+        fs::remove_file(&kernel).unwrap();
+        fs::write(&kernel, "kernel y").unwrap();
+        assert!(store.verify("debian:12").unwrap_err().to_string().contains("its SHA-256 is"));
+        fs::write(&kernel, "short").unwrap();
+        assert!(store.verify("debian:12").unwrap_err().to_string().contains("5 bytes instead of 8"));
+
+        // Installing again puts the whole part in the place of the damaged one.
+        store.install(home.draft("debian:12", "x")).unwrap();
+        store.verify("debian:12").unwrap();
+
+        home.edit("debian+12", |text| text.replace("sha256:", "sha256:0"));
+        assert!(store.verify("debian:12").unwrap_err().to_string().contains("not that of its parts"));
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_trusted_is_refused_and_does_not_hide_the_others() {
+        let home = Home::new();
+        let store = home.store();
+        store.install(home.draft("good", "x")).unwrap();
+        let broken = |change: &dyn Fn(&str) -> String| {
+            store.install(home.draft("bad", "x")).unwrap();
+            home.edit("bad", change);
+            let listing = store.list().unwrap();
+            let names: Vec<_> = listing.images.iter().map(|i| i.manifest.name.as_str()).collect();
+            assert_eq!(names, ["good", "hello"]);
+            assert_eq!(listing.damaged.len(), 1);
+            let error = store.get("bad").unwrap_err();
+            store
+                .remove("bad", |_| Vec::new())
+                .or_else(|e| match e {
+                    // What a newer midge wrote is not this one's to remove.
+                    ImageError::Newer { .. } => {
+                        fs::remove_dir_all(home.0.path().join("images/bad")).map_err(|_| e)
+                    }
+                    e => Err(e),
+                })
+                .unwrap();
+            error
+        };
+        assert!(matches!(broken(&|text| text[..text.len() / 2].to_owned()), ImageError::Manifest { .. }));
+        assert!(matches!(broken(&|_| String::new()), ImageError::Manifest { .. }));
+        assert!(matches!(broken(&|t| t.replace("\"agent\"", "\"agnet\"")), ImageError::Manifest { .. }));
+        let newer = |t: &str| t.replace("\"schema\": 1", "\"schema\": 2, \"new\": 0");
+        assert!(matches!(broken(&newer), ImageError::Newer { schema: 2, .. }));
+        for outside in ["../../x", "/etc/shadow", "a/b", "."] {
+            let to_outside = |text: &str| {
+                let file = text.split("\"kernel-").nth(1).unwrap().split('"').next().unwrap();
+                text.replace(&format!("kernel-{file}"), outside)
+            };
+            assert!(matches!(broken(&to_outside), ImageError::Outside { .. }), "{outside}");
+        }
+    }
+
+    #[test]
+    fn what_a_killed_install_leaves_is_no_image_and_is_swept() {
+        let home = Home::new();
+        let store = home.store();
+        let half = home.0.path().join("images/debian+12");
+        fs::create_dir_all(&half).unwrap();
+        fs::write(half.join("disk-0123456789abcdef.qcow2"), "half").unwrap();
+        fs::create_dir_all(home.0.path().join("tmp/image-left")).unwrap();
+
+        assert_eq!(store.list().unwrap().images.len(), 1);
+        assert!(matches!(store.get("debian:12"), Err(ImageError::Unknown { .. })));
+        assert_eq!(store.prune(|_| false).unwrap(), 4);
+        assert!(!half.exists() && !home.0.path().join("tmp/image-left").exists());
+    }
+}

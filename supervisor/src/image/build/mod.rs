@@ -2,6 +2,11 @@
 //!
 //! What was built lies in a cache of the user's, under a key made of everything that it was built from, so that a second build
 //! is a comparison of digests, also for another `$MIDGE_HOME`. Root is not needed: then root of a user namespace does the work.
+//!
+//! The guest: any Ethernet interface asks by DHCP; its machine-id and SSH host key are made at its first boot; its one file system
+//! grows with its disk at each boot. root has no password, so the console's login prompt lets nobody in: one logs in by SSH with a
+//! key given as the systemd credential `ssh.authorized_keys.root` (tmpfiles.d writes it where no such file is yet), or runs
+//! commands through the guest agent. Its host name is `debian` unless the kernel's command line has `systemd.hostname=`.
 
 mod cache;
 mod mirror;

@@ -183,12 +183,13 @@ fn the_users_own_arguments_come_last() {
 #[test]
 fn the_kernel_learns_of_its_console_and_a_microvms_devices() {
     let words = |machine, arch, kind| kernel_words(&spec(machine, arch), kind, true).unwrap().join(" ");
-    assert_eq!(words(Machine::Auto, Arch::X86_64, Kind::Hermit), "console=ttyS0");
+    assert_eq!(words(Machine::Auto, Arch::X86_64, Kind::Hermit), "", "its words are its application's");
+    assert_eq!(words(Machine::Auto, Arch::X86_64, Kind::Linux), "console=ttyS0");
     assert_eq!(words(Machine::Auto, Arch::Aarch64, Kind::Linux), "console=ttyAMA0");
     assert_eq!(words(Machine::Microvm, Arch::X86_64, Kind::Linux), "console=ttyS0");
     assert_eq!(
         words(Machine::Microvm, Arch::X86_64, Kind::Unikraft),
-        "console=ttyS0 virtio_mmio.device=512@0xfeb00e00:23 virtio_mmio.device=512@0xfeb00c00:22 \
+        "virtio_mmio.device=512@0xfeb00e00:23 virtio_mmio.device=512@0xfeb00c00:22 \
          virtio_mmio.device=512@0xfeb00a00:21 virtio_mmio.device=512@0xfeb00800:20"
     );
 }
