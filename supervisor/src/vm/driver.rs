@@ -18,6 +18,7 @@ use super::plan::Plan;
 use super::shared::{Shared, Snapshot};
 use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
 use crate::host::proc::ProcessId;
+use crate::spec::Ready;
 use crate::store::{LastRun, RunState, SCHEMA};
 
 /// Something for the driver.
@@ -49,6 +50,8 @@ pub(super) struct Driver {
     link: Option<Link>,
     spawned_at: Instant,
     timers: HashMap<Timer, AbortHandle>,
+    /// The agent answers, and an address is all that is missing for the guest to be ready.
+    awaits_address: bool,
     /// Restarts by policy under supervisors before this one.
     earlier_restarts: u32,
     finished: bool,
@@ -75,6 +78,7 @@ impl Driver {
             machine: Machine::new(policy),
             plan: Some(plan),
             history,
+            awaits_address: false,
             earlier_restarts: run.restarts,
             run,
             link: None,
@@ -124,11 +128,12 @@ impl Driver {
             Input::Sign(Sign::Address(address)) => self.addresses(vec![address.into()]),
             Input::Sign(Sign::Ready) => self.ready(),
             Input::AgentUp => {
-                if matches!(
-                    self.plan.as_ref().and_then(|p| p.ready.as_ref()),
-                    Some(crate::spec::Ready::Agent)
-                ) {
-                    self.ready();
+                if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(Ready::Agent)) {
+                    let expects_address = self.plan.as_ref().is_some_and(Plan::expects_address);
+                    self.awaits_address = expects_address && self.run.addresses.is_empty();
+                    if !self.awaits_address {
+                        self.ready();
+                    }
                 }
             }
             Input::Addresses(addresses) => self.addresses(addresses),
@@ -146,9 +151,13 @@ impl Driver {
         if !addresses.is_empty() {
             self.mark(PhaseName::Network);
             self.run.addresses = addresses;
-            if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(crate::spec::Ready::Ip)) {
+            if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(Ready::Ip)) {
                 self.ready();
             }
+        }
+        // None, after all this time: the guest is as ready as it will be.
+        if std::mem::take(&mut self.awaits_address) {
+            self.ready();
         }
     }
 
@@ -239,6 +248,7 @@ impl Driver {
         self.spawned_at = Instant::now();
         self.run.phases.clear();
         self.run.addresses.clear();
+        self.awaits_address = false;
         self.run.restarts = self.earlier_restarts + self.machine.restarts();
         self.run.started = Some(jiff::Timestamp::now());
         let planned = match self.plan.take() {

@@ -21,7 +21,7 @@ pub(super) const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long an agent may take to its first answer after the guest opened the port.
 const GREETING: Duration = Duration::from_secs(120);
 /// How long a guest with an agent is asked for its addresses.
-const ADDRESSES: Duration = Duration::from_secs(60);
+const ADDRESSES: Duration = Duration::from_secs(20);
 /// How long a shutdown request may take to be taken note of before the power button is tried.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -177,6 +177,7 @@ async fn find_addresses(shared: &Shared, agent: &Agent) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(500));
     }
+    shared.tell(Input::Addresses(Vec::new()));
 }
 
 /// Whether somebody else can reach the guest there.

@@ -140,6 +140,11 @@ impl Plan {
         }
     }
 
+    /// Whether the guest has a network card that leads somewhere, and an agent that can be asked for its addresses.
+    pub(super) fn expects_address(&self) -> bool {
+        self.kind == Kind::Linux && self.spec.nets.iter().any(|net| matches!(net, Net::User { .. }))
+    }
+
     /// The file that will hold the guest's RAM.
     pub(super) fn ram_file(&self) -> Option<&Path> {
         match &self.ram {
