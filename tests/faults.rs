@@ -628,3 +628,27 @@ fn a_terminal_that_closes_takes_no_vm_with_it() {
     assert!(http(port, "/").contains("<title>"));
     assert_eq!(sandbox.state("web"), "running");
 }
+
+#[test]
+fn without_room_for_its_ram_file_a_guest_runs_on_anonymous_memory() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.run_dir()).unwrap();
+    // Both places for RAM files are too small in this mount namespace, which ends with the script.
+    let script = r#"
+        set -e
+        mount -t tmpfs -o size=1m none /dev/shm
+        mount -t tmpfs -o size=4m none "$MIDGE_RUN"
+        midge=$0
+        "$midge" create web --image hello
+        "$midge" start web --wait
+        "$midge" cmdline web
+        "$midge" stop web"#;
+    let midge = sandbox.midge();
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(midge.get_program());
+    unshare.envs(midge.get_envs().filter_map(|(key, value)| Some((key, value?)))).stdin(Stdio::null());
+    let done = Sandbox::finish(&mut unshare);
+    assert_eq!(done.code, 0, "{done:?}{}", sandbox.logs());
+    assert!(done.stderr.contains("anonymous"), "{}", done.stderr);
+    assert!(done.stdout.contains("memory-backend-ram,"), "{}", done.stdout);
+}
