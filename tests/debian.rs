@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{Done, Sandbox, eventually};
+use common::{Done, Sandbox, eventually, free_port};
 use serde_json::{Value, json};
 use supervisor::host::proc::Signal;
 
@@ -289,7 +289,9 @@ fn sha256(bytes: &[u8]) -> String {
 #[test]
 fn two_debians_of_one_image_have_their_own_identities_and_lives() {
     let sandbox = Sandbox::with_debian();
-    sandbox.ok(&["create", "one", "--image", "debian:12"]);
+    // Its port is in use when its supervisor is killed below: by itself, which is no reason not to take charge of it again.
+    let publish = format!("{}:22", free_port());
+    sandbox.ok(&["create", "one", "--image", "debian:12", "-p", &publish]);
     sandbox.ok(&["create", "two", "--image", "debian"]);
     // At once.
     let both = ["one", "two"].map(|vm| sandbox.spawn(&["start", vm, "--wait"]));
