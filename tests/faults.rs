@@ -470,6 +470,9 @@ fn a_qemu_that_nobody_can_name_any_more_gets_no_second_one_beside_it() {
     fs::write(sandbox.vm_file("web", "run.json"), "{").unwrap();
     let said = sandbox.fails(4, &["start", "web"]);
     assert!(said.contains("state.json") && said.contains("pgrep"), "{said}");
+    sandbox.fails(4, &["rm", "web"]);
+    sandbox.fails(4, &["rename", "web", "www"]);
+    sandbox.fails(4, &["set", "web", "--memory", "64M"]);
     assert_eq!(processes(&sandbox, "-machine"), [qemu.pid]);
     assert!(http(port, "/").contains("<title>"));
     let process = qemu.open().unwrap().unwrap();

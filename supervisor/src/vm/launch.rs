@@ -127,8 +127,9 @@ pub fn close_unfinished(vm: &VmDir) -> Result<(), StoreError> {
 }
 
 /// Refuses to go on beside a QEMU whose supervisor was killed and whose number nobody knows, because the state file that
-/// named it is damaged: two on one disk would ruin it.
-fn refuse_nameless_qemu(vm: &VmDir) -> Result<(), LaunchError> {
+/// named it is damaged: two on one disk would ruin it, and so would taking the disk away or changing it. For a VM that seems to
+/// be stopped, before anything is done with it.
+pub fn refuse_nameless_qemu(vm: &VmDir) -> Result<(), LaunchError> {
     let listens = || SocketDir::open(vm.run_dir()).and_then(|dir| dir.connect("monitor.sock")).is_ok();
     if vm.status() != Status::Stopped || !listens() {
         return Ok(());

@@ -23,7 +23,7 @@ mod supervise;
 
 pub use end::{AskedBy, Cause, End};
 pub use history::{Entry, Happening};
-pub use launch::{LaunchError, Started, close_unfinished, connect, start};
+pub use launch::{LaunchError, Started, close_unfinished, connect, refuse_nameless_qemu, start};
 pub use phase::{ConsoleReader, Phase, PhaseName, Sign, default_ready};
 pub use plan::plan_command_line;
 pub use state::{PauseReason, State};

@@ -55,6 +55,7 @@ pub(super) fn remove(context: &Context, vm: &VmDir, force: bool) -> Result<(), F
             let supervisor = if vm.run_dir().is_dir() { vm.try_lock_supervisor()? } else { None };
             let unsupervised = supervisor.is_some() || !vm.run_dir().is_dir();
             if unsupervised && vm.status() == Status::Stopped {
+                crate::vm::refuse_nameless_qemu(vm)?;
                 if let (Err(error), false) = (vm.record(), force) {
                     return Err(error.into());
                 }

@@ -21,6 +21,7 @@ pub(super) fn set(context: &Context, args: &SetArgs) -> Outcome {
     let (name, flags) = (args.name.as_str(), &args.change);
     let vm = context.vm(name)?;
     let _lock = vm.lock()?;
+    crate::vm::refuse_nameless_qemu(&vm)?;
     if !only_labels(flags) {
         stopped(&vm, "changed, but for its labels,")?;
     }
@@ -59,6 +60,7 @@ pub(super) fn rename(context: &Context, args: &RenameArgs) -> Outcome {
         return Err(Failed::new(ExitKind::Usage, wrong.to_string()));
     }
     let _lock = vm.lock()?;
+    crate::vm::refuse_nameless_qemu(&vm)?;
     stopped(&vm, "renamed")?;
     if name != new {
         vm.rename(context.home()?, new)?;
