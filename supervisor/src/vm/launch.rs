@@ -76,9 +76,19 @@ pub fn start(home: &Home, vm: &VmDir) -> Result<Started, LaunchError> {
     let already = matches!(vm.status(), Status::Orphaned(_));
     refuse_nameless_qemu(vm)?;
     close_unfinished(vm)?;
-    let (client, notes) = spawn(home, vm, false)?;
+    let spawned = spawn(home, vm, false);
     drop(lock);
-    Ok(Started { client, already, notes })
+    match spawned {
+        Ok((client, notes)) => Ok(Started { client, already, notes }),
+        // Started by a command that was interrupted before its supervisor had answered.
+        Err(LaunchError::Refused(failure)) if failure.kind == FailureKind::Supervised => {
+            match connect_answering(vm)? {
+                Some(client) => Ok(Started { client, already: true, notes: Vec::new() }),
+                None => Err(LaunchError::Refused(failure)),
+            }
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A connection to the supervisor of a VM that runs, which is replaced first when it was killed.
@@ -95,7 +105,12 @@ pub fn connect(home: &Home, vm: &VmDir) -> Result<Client, LaunchError> {
         return Ok(client);
     }
     match vm.status() {
-        Status::Orphaned(_) => Ok(spawn(home, vm, true)?.0),
+        Status::Orphaned(_) => match spawn(home, vm, true) {
+            Err(LaunchError::Refused(failure)) if failure.kind == FailureKind::Supervised => {
+                try_connect(vm)?.ok_or(LaunchError::Refused(failure))
+            }
+            spawned => Ok(spawned?.0),
+        },
         Status::Supervised(_) => Err(not_running()),
         Status::Stopped => {
             close_unfinished(vm)?;

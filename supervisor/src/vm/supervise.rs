@@ -179,18 +179,25 @@ async fn take_charge(dir: &VmDir) -> Result<Lock, Failure> {
     if let Some(lock) = dir.try_lock_supervisor().map_err(failed)? {
         return Ok(lock);
     }
-    let waiting = {
-        let dir = dir.clone();
-        tokio::task::spawn_blocking(move || dir.lock_supervisor())
-    };
-    match tokio::time::timeout(PREDECESSOR, waiting).await {
-        Ok(Ok(lock)) => lock.map_err(failed),
-        _ => {
-            let why = format!("`{}` has a supervisor that neither answers nor ends", dir.name());
-            Err(Failure::new(FailureKind::WrongState, why)
-                .hint(format!("look for `midge supervise {}` in the process list, and end it", dir.name())))
+    // Another supervisor: one that is leaving, whose lock comes free, or one that is just coming up, because the command that
+    // started it was interrupted and let the next one by. Neither announces itself here; the moment is short and rare.
+    let given_up = tokio::time::Instant::now() + PREDECESSOR;
+    while tokio::time::Instant::now() < given_up {
+        let leaving = matches!(dir.status(), Status::Supervised(run) if run.state == State::Ended);
+        if !leaving && SocketDir::open(dir.run_dir()).and_then(|run| run.connect("control.sock")).is_ok() {
+            return Err(Failure::new(
+                FailureKind::Supervised,
+                format!("`{}` has a supervisor already", dir.name()),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if let Some(lock) = dir.try_lock_supervisor().map_err(failed)? {
+            return Ok(lock);
         }
     }
+    let why = format!("`{}` has a supervisor that neither answers nor ends", dir.name());
+    Err(Failure::new(FailureKind::WrongState, why)
+        .hint(format!("look for `midge supervise {}` in the process list, and end it", dir.name())))
 }
 
 fn fresh_run(record: &Record, supervisor: ProcessId) -> RunState {

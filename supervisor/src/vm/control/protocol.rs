@@ -155,6 +155,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// The request does not fit the VM's state.
     WrongState,
+    /// A supervisor is not needed: the VM has one.
+    Supervised,
     /// The guest ended before what was waited for.
     GuestEnded,
     /// Something took too long.
