@@ -4,6 +4,7 @@
 //! Only `vm` spawns processes, only [`store`] writes records, and `machine` is a pure function.
 
 pub mod cli;
+mod error;
 pub mod host;
 pub mod image;
 pub mod machine;

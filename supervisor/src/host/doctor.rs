@@ -1,6 +1,5 @@
 //! The checks behind `midge doctor`: what this host offers, and what to do where it falls short.
 
-use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -175,7 +174,7 @@ fn check_qemu(arch: Arch, facts: &Result<QemuFacts, QemuError>, any_qemu: bool) 
                 }
                 _ => format!("QEMU cannot be used: no {} guests", qemu::name(arch)),
             };
-            Check::new(id, status, summary, Some(with_sources(error)), Some(error.next_step()))
+            Check::new(id, status, summary, Some(crate::error::chain(error)), Some(error.next_step()))
         }
     }
 }
@@ -388,18 +387,6 @@ fn missing<'a>(names: &[&'a str], path: &OsStr) -> Vec<&'a str> {
 
 fn not_found(names: &[&str]) -> String {
     format!("{} not found", names.join(" and "))
-}
-
-/// An error and what caused it, on one line.
-fn with_sources(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
 
 /// Bytes for people, rounded down to whole MiB, or to a tenth of a GiB.

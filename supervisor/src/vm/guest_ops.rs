@@ -190,11 +190,11 @@ async fn shell(agent: &Agent, script: &str, words: &[&str]) -> Result<(), Stoppe
 
 fn agent_failed(e: &::qmp::Error) -> Failure {
     let kind = if e.is_timeout() { FailureKind::Timeout } else { FailureKind::Agent };
-    Failure::new(kind, super::plan::chain(e))
+    Failure::new(kind, crate::error::chain(e))
 }
 
 fn file_failed(what: &str, path: &str, e: &::qmp::Error) -> Failure {
-    let text = super::plan::chain(e);
+    let text = crate::error::chain(e);
     // The agent passes strerror(3) on.
     let kind = if text.contains("No such file") { FailureKind::NotFound } else { FailureKind::Agent };
     Failure::new(kind, format!("cannot {what} {path} in the guest: {text}"))

@@ -45,7 +45,8 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
 
     let mut notes = Vec::new();
     let qemu = host::qemu::facts(spec.arch).map_err(|e| {
-        Failure::new(FailureKind::HostUnfit, chain(&e)).hint("`midge doctor` looks at the whole host")
+        Failure::new(FailureKind::HostUnfit, crate::error::chain(&e))
+            .hint("`midge doctor` looks at the whole host")
     })?;
     let accel = acceleration(&spec, &mut notes)?;
     check_ports(&spec.nets)?;
@@ -216,7 +217,7 @@ impl Parts {
         } else {
             image::store(home).get(&recorded.name)
         };
-        let image = image.map_err(|e| Failure::new(FailureKind::NotFound, chain(&e)))?;
+        let image = image.map_err(|e| Failure::new(FailureKind::NotFound, crate::error::chain(&e)))?;
         let arch = image.manifest.arch;
         if arch != spec.arch {
             let why = format!("the image `{}` is for {arch} and the VM is {}", recorded.name, spec.arch);
@@ -277,7 +278,7 @@ fn check_kernel(path: &Path, arch: Arch) -> Result<PathBuf, Failure> {
     let path = check_readable("kernel", path)?;
     match image::kernel::inspect_kernel(&path, arch) {
         Ok(_) => Ok(path),
-        Err(e) => Err(Failure::new(FailureKind::Usage, chain(&e))),
+        Err(e) => Err(Failure::new(FailureKind::Usage, crate::error::chain(&e))),
     }
 }
 
@@ -308,18 +309,6 @@ fn check_ports(nets: &[Net]) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// An error and its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Decides how the guest's instructions are run, and says so where the user might have hoped for better.

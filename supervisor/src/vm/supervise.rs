@@ -133,7 +133,7 @@ struct Ready {
 
 /// Takes charge: the lock, the plan, the control socket, and the QEMU that may be there already.
 async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
-    let store = |e: crate::store::StoreError| Failure::new(FailureKind::Other, plan::chain(&e));
+    let store = |e: crate::store::StoreError| Failure::new(FailureKind::Other, crate::error::chain(&e));
     let dir = home.existing_vm(name).map_err(store)?;
     dir.create_run_dir().map_err(store)?;
     let lock = take_charge(&dir).await?;
@@ -175,7 +175,7 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
 /// Takes the supervisor's lock. The commands see to it that there is one supervisor at a time, so whoever has the lock is
 /// just leaving.
 async fn take_charge(dir: &VmDir) -> Result<Lock, Failure> {
-    let failed = |e: crate::store::StoreError| Failure::new(FailureKind::Other, plan::chain(&e));
+    let failed = |e: crate::store::StoreError| Failure::new(FailureKind::Other, crate::error::chain(&e));
     if let Some(lock) = dir.try_lock_supervisor().map_err(failed)? {
         return Ok(lock);
     }
@@ -247,7 +247,7 @@ fn close(shared: &Shared, lock: Lock) {
         if let Ok(Some(_held)) = dir.try_lock()
             && let Err(e) = dir.remove(&shared.home)
         {
-            tracing::error!("cannot remove the VM: {}", plan::chain(&e));
+            tracing::error!("cannot remove the VM: {}", crate::error::chain(&e));
         }
     }
     drop(lock);
