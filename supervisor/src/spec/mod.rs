@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) mod arbitrary;
 mod duration;
 mod forward;
-mod mac;
 mod parse;
 mod ready;
 mod size;
@@ -25,7 +24,7 @@ mod word;
 
 pub use duration::{Duration, DurationError};
 pub use forward::{Forward, ForwardError};
-pub use mac::{Mac, MacError};
+pub use netbr::{Mac, MacError};
 pub use ready::{Ready, ReadyError};
 pub use size::{Size, SizeError};
 pub use validate::{FieldError, MAX_CPUS, MAX_MEMORY, MIN_MEMORY, SpecErrors, check_name};

@@ -1,0 +1,1 @@
+//! Bridges, ports, addresses and routes by rtnetlink; taps.

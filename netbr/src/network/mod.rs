@@ -1,0 +1,1 @@
+//! NAT networks, made on demand and removed with their last user.

@@ -1,0 +1,1 @@
+//! A packet socket on one interface (packet(7)), with a kernel filter.
