@@ -72,6 +72,8 @@ impl Sandbox {
             .env("MIDGE_HOME", self.home())
             .env("MIDGE_RUN", self.run_dir())
             .env_remove("MIDGE_OUTPUT")
+            // No test touches the host's own networks: those of bridges have a namespace of their own.
+            .env("MIDGE_NET", "user")
             .stdin(Stdio::null());
         if let Some(qemu) = &self.qemu {
             command.env("MIDGE_QEMU", qemu);

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use clap::{Args, Parser, ValueEnum};
 
 pub(super) use spec::{SetFlags, SpecFlags};
-pub(super) use values::{NetMode, Place, WaitFor};
+pub(super) use values::{Place, WaitFor};
 pub(super) use verbs::*;
 
 const EXIT_CODES: &str = "\
@@ -18,7 +18,8 @@ Exit codes: 0 ok, 1 other failure, 2 usage, 3 not found, 4 wrong state, 5 timeou
 guest command's own code; there 125 is midge's own failure and 127 a program that the guest lacks.
 A foreground `run` ends with the number that the guest gave isa-debug-exit, where it has one.
 
-Environment: MIDGE_HOME (state), MIDGE_RUN (run-time files), MIDGE_OUTPUT (default of --output), NO_COLOR.";
+Environment: MIDGE_HOME (state), MIDGE_RUN (run-time files), MIDGE_OUTPUT (default of --output), MIDGE_NET (default
+of --net), NO_COLOR.";
 
 /// Joins `--wait SIGN` to `--wait=SIGN`, as both are written, where the word is a sign. `--wait` alone may stand before a
 /// VM's name, so to the parser its value has to be attached. What follows `--` is the guest's.

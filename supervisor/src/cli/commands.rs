@@ -13,6 +13,7 @@ mod inspect;
 mod ip;
 mod logs;
 mod ls;
+mod names;
 mod pages;
 mod rm;
 mod run;
@@ -50,6 +51,8 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Cmdline(args) => cmdline::cmdline(context, &args),
         Verb::Wait(args) => wait::wait(context, &args),
         Verb::Ip(args) => ip::ip(context, &args),
+        Verb::Hosts(args) => names::print_hosts(context, &args),
+        Verb::SshConfig(args) => names::ssh_config(context, &args),
         Verb::Ssh(args) => ssh::ssh(context, &args),
         Verb::Exec(args) => exec::exec(context, args),
         Verb::Cp(args) => cp::cp(context, &args),

@@ -6,12 +6,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::args::{NetMode, SpecFlags};
+use super::args::SpecFlags;
 use super::exit::{ExitKind, Failed};
 use super::{names, ssh_key};
-use crate::spec::{OnReset, SpecErrors, VmSpec};
+use crate::spec::{Net, OnReset, SpecErrors, VmSpec};
 
 /// What is to boot, as far as the command line says it in one word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +99,9 @@ fn lay_over(base: &mut Map<String, Value>, draft: &Draft<'_>, keys: &[String]) -
     set("ttl_seconds", flags.ttl.map(|ttl| Value::from(ttl.as_secs())));
     set("ephemeral", flags.rm.then(|| Value::from(true)));
     set("ready", flags.ready.clone().map(word));
-    set("nets", nets(flags)?);
+    if let Some(nets) = nets(flags, base.get("nets"))? {
+        base.insert("nets".to_owned(), nets);
+    }
 
     let (image, kernel) = match &draft.target {
         Some(Target::Image(image)) => (Some(image.clone()), None),
@@ -126,14 +128,36 @@ fn lay_over(base: &mut Map<String, Value>, draft: &Draft<'_>, keys: &[String]) -
     Ok(())
 }
 
-fn nets(flags: &SpecFlags) -> Result<Option<Value>, Failed> {
-    match flags.net {
-        Some(NetMode::None) if !flags.publish.is_empty() => {
-            Err(Failed::new(ExitKind::Usage, "--publish needs a network, and --net none has none"))
-        }
-        Some(NetMode::None) => Ok(Some(json!([{"type": "none"}]))),
-        None if flags.publish.is_empty() => Ok(None),
-        Some(NetMode::User) | None => Ok(Some(json!([{"type": "user", "forwards": flags.publish}]))),
+/// The networks that the flags ask for; nothing where they leave those of the description as they are.
+fn nets(flags: &SpecFlags, described: Option<&Value>) -> Result<Option<Value>, Failed> {
+    let mut nets = match (&flags.net[..], described) {
+        ([], Some(_)) if flags.publish.is_empty() => return Ok(None),
+        ([], Some(described)) => match serde_json::from_value(described.clone()) {
+            Ok(nets) => nets,
+            // Told of by the reader, with all else that is wrong.
+            Err(_) => return Ok(None),
+        },
+        ([], None) => vec![default_net()?],
+        (nets, _) => nets.to_vec(),
+    };
+    if !flags.publish.is_empty() {
+        let Some(forwards) = nets.iter_mut().find_map(Net::forwards_mut) else {
+            let text = "--publish needs a `nat` or `user` network, and there is none";
+            return Err(Failed::new(ExitKind::Usage, text)
+                .hint("a guest on a bridge is reached at its own address: `midge ip NAME` tells it"));
+        };
+        forwards.clone_from(&flags.publish);
+    }
+    Ok(Some(word(nets)))
+}
+
+/// The network of a VM for which nobody names one.
+fn default_net() -> Result<Net, Failed> {
+    match std::env::var("MIDGE_NET") {
+        Ok(text) if !text.is_empty() => text.parse().map_err(|e: crate::spec::NetError| {
+            Failed::wrap(ExitKind::Usage, e).context("MIDGE_NET cannot be used")
+        }),
+        _ => Ok(crate::host::privilege::default_net()),
     }
 }
 
@@ -216,7 +240,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::spec::{Net, Size};
+    use crate::spec::Size;
 
     fn draft(flags: &SpecFlags) -> Result<VmSpec, Failed> {
         spec(&Draft { flags, name: Some("web"), target: None })
@@ -240,6 +264,7 @@ mod tests {
             append: Some("b".to_owned()),
             label: vec![("b".to_owned(), "3".to_owned())],
             qemu_arg: vec!["-y".to_owned()],
+            net: vec!["user".parse().unwrap()],
             publish: vec!["8080:80".parse().unwrap()],
             rm: true,
             ..SpecFlags::default()
@@ -298,13 +323,43 @@ mod tests {
     }
 
     #[test]
-    fn ports_need_a_network() {
+    fn ports_need_a_network_that_can_forward() {
+        for net in ["none", "bridge=br0"] {
+            let flags = SpecFlags {
+                image: Some("hello".to_owned()),
+                net: vec![net.parse().unwrap()],
+                publish: vec!["1:2".parse().unwrap()],
+                ..SpecFlags::default()
+            };
+            assert_eq!(draft(&flags).unwrap_err().kind, ExitKind::Usage, "{net}");
+        }
+    }
+
+    #[test]
+    fn ports_go_to_the_first_network_that_takes_them() {
+        let nets = ["none", "nat,ip=10.9.8.7", "user"];
         let flags = SpecFlags {
             image: Some("hello".to_owned()),
-            net: Some(NetMode::None),
+            net: nets.map(|net| net.parse().unwrap()).to_vec(),
             publish: vec!["1:2".parse().unwrap()],
             ..SpecFlags::default()
         };
-        assert_eq!(draft(&flags).unwrap_err().kind, ExitKind::Usage);
+        let spec = draft(&flags).unwrap();
+        assert_eq!(spec.nets.iter().map(ToString::to_string).collect::<Vec<_>>(), nets);
+        assert_eq!(spec.nets.iter().map(|net| net.forwards().len()).collect::<Vec<_>>(), [0, 1, 0]);
+    }
+
+    #[test]
+    fn ports_are_added_to_described_networks() {
+        let file = json_file(
+            r#"{"boot":{"image":"hello"},"nets":[{"type":"bridge","bridge":"br0"},{"type":"nat"}]}"#,
+        );
+        let flags = SpecFlags {
+            spec: Some(file.path().to_owned()),
+            publish: vec!["1:2".parse().unwrap()],
+            ..SpecFlags::default()
+        };
+        let spec = draft(&flags).unwrap();
+        assert_eq!(spec.nets.iter().map(|net| net.forwards().len()).collect::<Vec<_>>(), [0, 1]);
     }
 }

@@ -11,6 +11,7 @@ mod facts;
 pub mod kvm;
 mod memory;
 pub mod oom;
+pub mod privilege;
 pub mod proc;
 mod programs;
 pub mod qemu;

@@ -59,13 +59,21 @@ pub(super) fn nics(
     nets: &[Net],
     kind: Kind,
     macs: &[Mac],
+    taps: &[Option<i32>],
 ) -> Result<(), MachineError> {
     if macs.len() != nets.len() {
         return Err(MachineError::Macs { nets: nets.len(), macs: macs.len() });
     }
     for (index, (net, mac)) in nets.iter().zip(macs).enumerate() {
-        let mut backend = Opt::word("user").show("id", format_args!("net{index}"));
+        let word = if net.has_tap() { "tap" } else { "user" };
+        let mut backend = Opt::word(word).show("id", format_args!("net{index}"));
         match net {
+            // The tap is there already, and a port: QEMU needs no privilege, and runs no script (qemu(1), `-netdev tap`).
+            // QEMU sees by itself whether frames carry virtio-net headers (TUNGETIFF, net/tap-linux.c).
+            Net::Bridge { .. } | Net::Nat { .. } => {
+                let fd = taps.get(index).copied().flatten().ok_or(MachineError::Tap { net: index })?;
+                backend = backend.show("fd", fd);
+            }
             Net::User { forwards, .. } => {
                 for forward in forwards {
                     let (address, host, guest) = (forward.address, forward.host, forward.guest);

@@ -42,8 +42,6 @@ use option::{Opt, text};
 
 /// The id of the guest agent's character device (QMP `query-chardev`).
 pub const AGENT_CHARDEV: &str = "agent";
-/// The id of the first interface's backend (HMP `hostfwd_add`).
-pub const USER_NETDEV: &str = "net0";
 
 /// What the supervisor has prepared for one run of QEMU.
 ///
@@ -78,6 +76,8 @@ pub struct Resources {
     pub agent_fd: i32,
     /// MAC address of each interface of the spec, in order.
     pub macs: Vec<Mac>,
+    /// For each interface of the spec the open tap that is its other end, where it has one.
+    pub taps: Vec<Option<i32>>,
     /// The VM's UUID (SMBIOS system UUID).
     pub uuid: uuid::Uuid,
     /// systemd credentials by name, passed by fw_cfg (systemd.system-credentials(7)).
@@ -188,6 +188,12 @@ pub enum MachineError {
         /// Addresses given.
         macs: usize,
     },
+    /// An interface on a bridge without a tap.
+    #[error("the network interface {net} has no tap")]
+    Tap {
+        /// Its index.
+        net: usize,
+    },
     /// A path that QEMU's command line cannot carry as text.
     #[error("{path:?} is not UTF-8: rename it, or move it to a path that is")]
     NotText {
@@ -258,7 +264,7 @@ pub fn arguments(
     }
     consoles(&mut list, resources)?;
     let mut bus = Bus::new(board);
-    devices::nics(&mut list, &mut bus, &spec.nets, resources.kind, &resources.macs)?;
+    devices::nics(&mut list, &mut bus, &spec.nets, resources.kind, &resources.macs, &resources.taps)?;
     devices::common(&mut list, &mut bus, &qemu.devices, resources)?;
 
     // From here on: what is booted, and the user's own words.
@@ -292,6 +298,12 @@ pub fn kernel_words(spec: &VmSpec, kind: Kind, disk: bool) -> Result<Vec<String>
         words.extend(devices::microvm_words(spec.nets.len() + 2 + usize::from(disk)));
     }
     Ok(words)
+}
+
+/// The id of the first user-mode network of a spec, for forwarding further ports (`hostfwd_add`).
+#[must_use]
+pub fn user_netdev(spec: &VmSpec) -> Option<String> {
+    spec.nets.iter().position(|net| matches!(net, Net::User { .. })).map(|index| format!("net{index}"))
 }
 
 /// The ids of the interfaces whose link must be taken down (QMP `set_link`) before the guest runs: those of

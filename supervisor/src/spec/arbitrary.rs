@@ -1,6 +1,7 @@
 //! Valid specs of every shape, for property tests.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
@@ -60,15 +61,17 @@ fn board() -> impl Strategy<Value = (Arch, Machine, Kind)> {
 /// Up to five interfaces whose host ports and addresses are all different.
 fn nets() -> impl Strategy<Value = Vec<Net>> {
     let ports = prop::collection::btree_set(1u16.., 0..8);
-    let net = (any::<bool>(), prop::option::of(any::<[u8; 2]>()), 0usize..3);
+    let net = (0..4, prop::option::of(any::<[u8; 2]>()), 0usize..3, prop::option::of(any::<[u8; 4]>()));
     (prop::collection::vec(net, 0..=5), ports).prop_map(|(nets, ports): (Vec<_>, BTreeSet<u16>)| {
         let mut ports = ports.into_iter();
         (0u8..)
             .zip(nets)
-            .map(|(index, (plugged, mac, count))| {
+            .map(|(index, (kind, mac, count, ip))| {
                 let mac = mac.map(|[a, b]| Mac::local([a, b, index]));
-                if !plugged {
-                    return Net::None { mac };
+                match kind {
+                    0 => return Net::None { mac },
+                    1 => return Net::Bridge { bridge: format!("br{index}"), mac },
+                    _ => {}
                 }
                 let forwards = ports.by_ref().take(count);
                 let forwards = forwards
@@ -78,7 +81,11 @@ fn nets() -> impl Strategy<Value = Vec<Net>> {
                         guest: u16::MAX - host / 2,
                     })
                     .collect();
-                Net::User { forwards, mac }
+                if kind == 2 {
+                    Net::Nat { forwards, mac, ip: ip.map(Ipv4Addr::from) }
+                } else {
+                    Net::User { forwards, mac }
+                }
             })
             .collect()
     })

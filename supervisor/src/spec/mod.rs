@@ -6,6 +6,7 @@
 //! once.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) mod arbitrary;
 mod duration;
 mod forward;
+mod net;
 mod parse;
 mod ready;
 mod size;
@@ -24,6 +26,7 @@ mod word;
 
 pub use duration::{Duration, DurationError};
 pub use forward::{Forward, ForwardError};
+pub use net::NetError;
 pub use netbr::{Mac, MacError};
 pub use ready::{Ready, ReadyError};
 pub use size::{Size, SizeError};
@@ -189,6 +192,27 @@ pub enum Net {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mac: Option<Mac>,
     },
+    /// A port of a bridge of this host, such as one over the home network: the guest is a machine like any other there.
+    Bridge {
+        /// The bridge's name.
+        bridge: String,
+        /// The interface's address; none lets midge choose one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<Mac>,
+    },
+    /// A port of midge's own network behind this host's address, made when first needed: midge gives the addresses, the
+    /// guest is reached from this host, and by forwarded ports from elsewhere.
+    Nat {
+        /// Ports of the host that lead to ports of the guest.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        forwards: Vec<Forward>,
+        /// The interface's address; none lets midge choose one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<Mac>,
+        /// The IPv4 address that the guest gets; none lets midge choose one, and keep to it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ip: Option<Ipv4Addr>,
+    },
     /// An interface whose cable is not plugged in.
     None {
         /// The interface's address; none lets midge choose one.
@@ -202,7 +226,20 @@ impl Net {
     #[must_use]
     pub const fn mac(&self) -> Option<Mac> {
         match self {
-            Self::User { mac, .. } | Self::None { mac } => *mac,
+            Self::User { mac, .. }
+            | Self::Bridge { mac, .. }
+            | Self::Nat { mac, .. }
+            | Self::None { mac } => *mac,
+        }
+    }
+
+    /// Gives the interface an address, or leaves that to midge.
+    pub const fn set_mac(&mut self, address: Option<Mac>) {
+        match self {
+            Self::User { mac, .. }
+            | Self::Bridge { mac, .. }
+            | Self::Nat { mac, .. }
+            | Self::None { mac } => *mac = address,
         }
     }
 
@@ -210,9 +247,23 @@ impl Net {
     #[must_use]
     pub fn forwards(&self) -> &[Forward] {
         match self {
-            Self::User { forwards, .. } => forwards,
-            Self::None { .. } => &[],
+            Self::User { forwards, .. } | Self::Nat { forwards, .. } => forwards,
+            Self::Bridge { .. } | Self::None { .. } => &[],
         }
+    }
+
+    /// The place of the ports of the host that lead to it, where it can have any.
+    pub const fn forwards_mut(&mut self) -> Option<&mut Vec<Forward>> {
+        match self {
+            Self::User { forwards, .. } | Self::Nat { forwards, .. } => Some(forwards),
+            Self::Bridge { .. } | Self::None { .. } => None,
+        }
+    }
+
+    /// Whether the host's end of it is a tap, which midge makes and watches.
+    #[must_use]
+    pub const fn has_tap(&self) -> bool {
+        matches!(self, Self::Bridge { .. } | Self::Nat { .. })
     }
 }
 

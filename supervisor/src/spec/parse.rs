@@ -259,29 +259,39 @@ fn boot(value: &Value, path: &str, errors: &mut Errors) -> Option<Boot> {
 fn net(value: &Value, path: &str, errors: &mut Errors) -> Option<Net> {
     let object = object(value, path, errors)?;
     let (mut kind, mut mac, mut forwards) = (String::new(), None, Some(Vec::new()));
+    let (mut bridge, mut ip) = (String::new(), None);
     let before = errors.0.len();
     let mut fields = Fields::new(object, path, errors);
     let typed = fields.take("type", &mut kind);
     fields.optional_word("mac", &mut mac);
-    if kind != "none" {
+    if !matches!(kind.as_str(), "none" | "bridge") {
         fields.nested("forwards", |value, path, errors| forwards = list(value, path, errors, forward));
     }
+    if kind == "bridge" {
+        fields.take("bridge", &mut bridge);
+    }
+    if kind == "nat" {
+        fields.take("ip", &mut ip);
+    }
     fields.finish();
+    let known = "write bridge, nat, user or none";
     match kind.as_str() {
         _ if !typed && object.contains_key("type") => {}
-        "user" | "none" => {}
-        "" => errors.hint(format!("{path}.type"), "is missing", "write user or none"),
-        other => {
-            errors.hint(format!("{path}.type"), format!("`{other}` is no network"), "write user or none");
+        "bridge" if !object.contains_key("bridge") => {
+            errors.hint(format!("{path}.bridge"), "is missing", "name the bridge, such as br0");
         }
+        "bridge" | "nat" | "user" | "none" => {}
+        "" => errors.hint(format!("{path}.type"), "is missing", known),
+        other => errors.hint(format!("{path}.type"), format!("`{other}` is no network"), known),
     }
     if errors.0.len() > before {
         return None;
     }
-    if kind == "none" {
-        Some(Net::None { mac })
-    } else {
-        forwards.map(|forwards| Net::User { forwards, mac })
+    match kind.as_str() {
+        "none" => Some(Net::None { mac }),
+        "bridge" => Some(Net::Bridge { bridge, mac }),
+        "nat" => forwards.map(|forwards| Net::Nat { forwards, mac, ip }),
+        _ => forwards.map(|forwards| Net::User { forwards, mac }),
     }
 }
 

@@ -216,7 +216,7 @@ fn unknown_fields_are_named_with_their_nearest() {
 fn forms_and_rules_are_told_together_and_a_field_once() {
     let lines = json_errors(json!({
         "name": "a/b", "memory": "lots", "cpus": -1, "kind": "debian", "ttl_seconds": 0, "frob": true,
-        "nets": [{ "type": "bridge" }, { "type": "user", "forwards": [{ "host": 70000, "guest": 80 }] }, 7],
+        "nets": [{ "type": "macvtap" }, { "type": "user", "forwards": [{ "host": 70000, "guest": 80 }] }, 7],
         "ready": "serial:(",
     }));
     let fields: Vec<_> = lines.iter().map(|line| line.split(": ").next().unwrap()).collect();

@@ -5,7 +5,7 @@ use std::fmt;
 
 use base64::Engine;
 
-use super::{Arch, Forward, Kind, Mac, Machine, Size, VmSpec};
+use super::{Arch, Forward, Kind, Mac, Machine, Net, Size, VmSpec};
 
 /// The least memory a machine starts with.
 pub const MIN_MEMORY: Size = Size::from_mib(4);
@@ -263,6 +263,11 @@ impl VmSpec {
                 && let Some(first) = macs.insert(mac, index)
             {
                 errors.add(format!("nets[{index}].mac"), format!("{mac} is nets[{first}]'s address already"));
+            }
+            if let Net::Bridge { bridge, .. } = net
+                && let Err(problem) = super::net::check_interface(bridge)
+            {
+                errors.add(format!("nets[{index}].bridge"), problem.to_string());
             }
             for (number, forward) in net.forwards().iter().enumerate() {
                 let field = format!("nets[{index}].forwards[{number}]");

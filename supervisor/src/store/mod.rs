@@ -22,7 +22,7 @@ pub use error::StoreError;
 pub use home::Home;
 pub use lock::Lock;
 pub use record::{LastRun, Record};
-pub use run::RunState;
+pub use run::{Heard, PortState, RunState, Source};
 pub use vms::{Status, VmDir};
 
 /// Version of every record's format. A record with a higher one was written by a newer midge and is left alone.

@@ -38,7 +38,62 @@ pub struct RunState {
     /// The guest's addresses as far as they are known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<std::net::IpAddr>,
+    /// How each of them was heard of, where it was on a port that midge watches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heard: Vec<Heard>,
+    /// The host's ends of the interfaces that have one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortState>,
     /// Restarts by the restart policy since `midge start`.
     #[serde(default)]
     pub restarts: u32,
+}
+
+/// An address of the guest, as heard on its port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The interface, by its index in the spec.
+    pub net: usize,
+    /// The address.
+    pub address: std::net::IpAddr,
+    /// What gave it away.
+    pub source: Source,
+    /// Whether the guest has answered for it.
+    pub confirmed: bool,
+    /// When it was first heard of.
+    pub since: jiff::Timestamp,
+    /// When it was last heard of.
+    pub seen: jiff::Timestamp,
+    /// When its lease ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ends: Option<jiff::Timestamp>,
+}
+
+/// How an address became known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A DHCP server gave it to the guest (RFC 2131).
+    Dhcp,
+    /// A DHCPv6 server gave it to the guest (RFC 8415).
+    Dhcpv6,
+    /// The guest claimed it or answered for it by ARP (RFC 826, RFC 5227).
+    Arp,
+    /// The guest claimed it or answered for it by neighbour discovery (RFC 4861).
+    Ndp,
+    /// The guest agent told it.
+    Agent,
+    /// The guest wrote it on its console.
+    Console,
+}
+
+/// The host's end of one network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortState {
+    /// The interface, by its index in the spec.
+    pub net: usize,
+    /// The tap's name.
+    pub tap: String,
+    /// The bridge that it is a port of.
+    pub bridge: String,
 }

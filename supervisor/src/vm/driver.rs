@@ -5,21 +5,25 @@
 //! in a task that puts its result in the queue.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
+use super::addresses::Addresses;
+use super::control::Failure;
 use super::history::{Happening, History};
 use super::link::{Adopted, Link};
 use super::phase::{Phase, PhaseName, Sign};
 use super::plan::Plan;
+use super::ports::Ports;
 use super::shared::{Shared, Snapshot};
 use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
 use crate::host::proc::ProcessId;
 use crate::spec::Ready;
-use crate::store::{LastRun, RunState, SCHEMA};
+use crate::store::{Heard, LastRun, RunState, SCHEMA, Source};
 
 /// Something for the driver.
 #[derive(Debug)]
@@ -32,8 +36,10 @@ pub(super) enum Input {
     Sign(Sign),
     /// The guest's agent answers.
     AgentUp,
-    /// The guest's addresses are these.
-    Addresses(Vec<std::net::IpAddr>),
+    /// The guest's agent tells of these addresses; none after it was asked for long.
+    Addresses(Vec<IpAddr>),
+    /// The watch on the port of this interface now knows these addresses.
+    Heard(usize, Vec<Heard>),
     /// For the history alone.
     Happened(Happening),
 }
@@ -50,6 +56,7 @@ pub(super) struct Driver {
     link: Option<Link>,
     spawned_at: Instant,
     timers: HashMap<Timer, AbortHandle>,
+    addresses: Addresses,
     /// The agent answers, and an address is all that is missing for the guest to be ready.
     awaits_address: bool,
     /// Restarts by policy under supervisors before this one.
@@ -78,6 +85,7 @@ impl Driver {
             machine: Machine::new(policy),
             plan: Some(plan),
             history,
+            addresses: Addresses::default(),
             awaits_address: false,
             earlier_restarts: run.restarts,
             run,
@@ -125,7 +133,7 @@ impl Driver {
                 let _ = answer.send(refused);
             }
             Input::Sign(Sign::Phase(name)) => self.mark(name),
-            Input::Sign(Sign::Address(address)) => self.addresses(vec![address.into()]),
+            Input::Sign(Sign::Address(address)) => self.told(Source::Console, &[address.into()]),
             Input::Sign(Sign::Ready) => self.ready(),
             Input::AgentUp => {
                 if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(Ready::Agent)) {
@@ -136,7 +144,17 @@ impl Driver {
                     }
                 }
             }
-            Input::Addresses(addresses) => self.addresses(addresses),
+            Input::Addresses(addresses) => {
+                self.told(Source::Agent, &addresses);
+                // None, after all this time: the guest is as ready as it will be.
+                if std::mem::take(&mut self.awaits_address) {
+                    self.ready();
+                }
+            }
+            Input::Heard(net, heard) => {
+                self.addresses.port(net, heard);
+                self.addresses_changed();
+            }
             Input::Happened(what) => self.history.add(what),
         }
         self.publish(None);
@@ -147,18 +165,28 @@ impl Driver {
         self.feed(Event::Ready);
     }
 
-    fn addresses(&mut self, addresses: Vec<std::net::IpAddr>) {
-        if !addresses.is_empty() {
+    fn told(&mut self, source: Source, addresses: &[IpAddr]) {
+        self.addresses.told(source, addresses, jiff::Timestamp::now());
+        self.addresses_changed();
+    }
+
+    fn addresses_changed(&mut self) {
+        self.run.heard = self.addresses.heard();
+        self.run.addresses = self.addresses.usable();
+        if !self.run.addresses.is_empty() {
             self.mark(PhaseName::Network);
-            self.run.addresses = addresses;
-            if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(Ready::Ip)) {
+            if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(Ready::Ip))
+                || std::mem::take(&mut self.awaits_address)
+            {
                 self.ready();
             }
         }
-        // None, after all this time: the guest is as ready as it will be.
-        if std::mem::take(&mut self.awaits_address) {
-            self.ready();
-        }
+    }
+
+    fn forget_addresses(&mut self) {
+        self.addresses = Addresses::default();
+        self.run.heard.clear();
+        self.run.addresses.clear();
     }
 
     /// Notes that a phase was reached, the first time that it is.
@@ -232,7 +260,7 @@ impl Driver {
                 if self.machine.state() == State::Restarting {
                     // Whoever waits for a sign waits for the next run's.
                     self.run.phases.clear();
-                    self.run.addresses.clear();
+                    self.forget_addresses();
                 }
                 self.publish(Some(&end));
             }
@@ -247,7 +275,7 @@ impl Driver {
     fn spawn(&mut self) {
         self.spawned_at = Instant::now();
         self.run.phases.clear();
-        self.run.addresses.clear();
+        self.forget_addresses();
         self.awaits_address = false;
         self.run.restarts = self.earlier_restarts + self.machine.restarts();
         self.run.started = Some(jiff::Timestamp::now());
@@ -262,7 +290,8 @@ impl Driver {
             self.run.ram_file = plan.ram_file().map(ToOwned::to_owned);
             // Before the RAM file is made, so that whoever finds us killed knows of it.
             self.publish(None);
-            let link = Link::launch(&self.shared, &plan);
+            let link =
+                self.make_ports(&plan).and_then(|()| Link::launch(&self.shared, &plan, &self.shared.ports()));
             self.plan = Some(plan);
             link
         });
@@ -283,6 +312,12 @@ impl Driver {
             Err(failure) => self.feed(Event::SpawnFailed { detail: failure.to_string() }),
         }
         self.publish(None);
+    }
+
+    /// Makes the ports that the first start needs; a restart finds them there.
+    fn make_ports(&mut self, plan: &Plan) -> Result<(), Failure> {
+        self.shared.set_ports(Rc::new(Ports::make(plan)?));
+        Ok(())
     }
 
     fn adopt(&mut self, adopted: Adopted) {

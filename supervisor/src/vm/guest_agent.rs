@@ -181,7 +181,7 @@ async fn find_addresses(shared: &Shared, agent: &Agent) {
 }
 
 /// Whether somebody else can reach the guest there.
-fn is_useful(ip: IpAddr) -> bool {
+pub(super) fn is_useful(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),

@@ -22,6 +22,7 @@ use super::guest_agent::AgentPort;
 use super::history::Happening;
 use super::phase::{ConsoleReader, Sign};
 use super::plan::Plan;
+use super::ports::Ports;
 use super::qemu::Process;
 use super::shared::Shared;
 use super::sockets::SocketDir;
@@ -47,6 +48,8 @@ pub(super) struct Handle {
     process: Process,
     monitor: RefCell<Option<Monitor>>,
     pub(super) agent: AgentPort,
+    /// QEMU's user-mode network, where the guest has one.
+    pub(super) user_netdev: Option<String>,
     /// The program and its arguments.
     pub(super) command_line: Vec<String>,
 }
@@ -61,7 +64,7 @@ pub(super) struct Adopted {
 
 impl Link {
     /// Starts QEMU for `plan`.
-    pub(super) fn launch(shared: &Rc<Shared>, plan: &Plan) -> Result<Self, Failure> {
+    pub(super) fn launch(shared: &Rc<Shared>, plan: &Plan, ports: &Ports) -> Result<Self, Failure> {
         let dir = &shared.dir;
         let io = |what: &str| {
             let what = what.to_owned();
@@ -88,13 +91,17 @@ impl Link {
             .open(dir.qemu_log())
             .map_err(io("open QEMU's log"))?;
         plan.prepare_ram()?;
-        let resources = plan.resources(dir, monitor.as_raw_fd(), console.as_raw_fd(), agent.as_raw_fd());
+        let sockets = [monitor.as_raw_fd(), console.as_raw_fd(), agent.as_raw_fd()];
+        let taps = ports.taps();
+        let numbers = taps.iter().map(|tap| tap.as_ref().map(AsRawFd::as_raw_fd)).collect();
+        let resources = plan.resources(dir, sockets, numbers);
         let arguments = machine::arguments(&plan.spec, &plan.qemu, &resources)
             .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
         let command_line =
             std::iter::once(plan.qemu.path.display().to_string()).chain(arguments.iter().cloned()).collect();
         let before = oom::Snapshot::take();
-        let inherited = [monitor.as_fd(), console.as_fd(), agent.as_fd()];
+        let mut inherited = vec![monitor.as_fd(), console.as_fd(), agent.as_fd()];
+        inherited.extend(taps.into_iter().flatten());
         let process = Process::spawn(&plan.qemu.path, &arguments, &inherited, stderr).map_err(|e| {
             Failure::new(FailureKind::HostUnfit, format!("cannot run {}: {e}", plan.qemu.path.display()))
         })?;
@@ -153,6 +160,7 @@ impl Link {
             process,
             monitor: RefCell::new(None),
             agent: AgentPort::new(ends.agent),
+            user_netdev: machine::user_netdev(&plan.spec),
             command_line,
         });
         // An adopted QEMU can be spoken to at once: what the driver decides first is not lost.

@@ -1,10 +1,12 @@
 //! The life of a VM: a pure state machine ([`state`]) and one driver task that performs its actions, in a supervisor
 //! process of the VM's own.
 
+mod addresses;
 mod console;
 pub mod control;
 mod driver;
 mod end;
+mod find;
 mod guest_agent;
 mod guest_ops;
 mod history;
@@ -12,6 +14,7 @@ mod launch;
 mod link;
 mod phase;
 mod plan;
+mod ports;
 mod probe;
 mod qemu;
 mod requests;

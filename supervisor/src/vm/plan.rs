@@ -143,7 +143,7 @@ impl Plan {
 
     /// Whether the guest has a network card that leads somewhere, and an agent that can be asked for its addresses.
     pub(super) fn expects_address(&self) -> bool {
-        self.kind == Kind::Linux && self.spec.nets.iter().any(|net| matches!(net, Net::User { .. }))
+        self.kind == Kind::Linux && self.spec.nets.iter().any(|net| !matches!(net, Net::None { .. }))
     }
 
     /// The file that will hold the guest's RAM.
@@ -171,7 +171,12 @@ impl Plan {
     }
 
     /// The resources of a run whose sockets have these numbers.
-    pub(super) fn resources(&self, dir: &VmDir, monitor_fd: i32, serial_fd: i32, agent_fd: i32) -> Resources {
+    pub(super) fn resources(
+        &self,
+        dir: &VmDir,
+        [monitor_fd, serial_fd, agent_fd]: [i32; 3],
+        taps: Vec<Option<i32>>,
+    ) -> Resources {
         Resources {
             kind: self.kind,
             accel: self.accel,
@@ -186,6 +191,7 @@ impl Plan {
             serial_log: dir.console_log(),
             agent_fd,
             macs: self.macs.clone(),
+            taps,
             uuid: self.uuid,
             credentials: self.credentials.clone(),
         }
@@ -196,7 +202,8 @@ impl Plan {
 /// a typical run.
 pub fn plan_command_line(home: &Home, dir: &VmDir, record: &Record) -> Result<Vec<String>, Failure> {
     let plan = plan(home, dir, record)?;
-    let resources = plan.resources(dir, 10, 11, 12);
+    let taps = plan.spec.nets.iter().zip(13..).map(|(net, fd)| net.has_tap().then_some(fd)).collect();
+    let resources = plan.resources(dir, [10, 11, 12], taps);
     let arguments = machine::arguments(&plan.spec, &plan.qemu, &resources)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?;
     Ok(std::iter::once(plan.qemu.path.display().to_string()).chain(arguments).collect())
@@ -293,9 +300,10 @@ fn check_readable(what: &str, path: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Refuses a forwarded port that something else listens on, which QEMU would say less clearly.
+/// Refuses a forwarded port of a user-mode network that something else listens on, which QEMU would say less clearly.
 fn check_ports(nets: &[Net]) -> Result<(), Failure> {
-    for forward in nets.iter().flat_map(Net::forwards) {
+    let user = nets.iter().filter(|net| matches!(net, Net::User { .. }));
+    for forward in user.flat_map(Net::forwards) {
         if let Err(e) = TcpListener::bind((forward.address, forward.host)) {
             let why = format!(
                 "cannot listen on {}:{} for the guest's port {}: {e}",

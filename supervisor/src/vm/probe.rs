@@ -12,7 +12,6 @@ use super::control::{Failure, FailureKind};
 use super::link::{Handle, MONITOR_DEADLINE};
 use super::phase::ConsoleReader;
 use super::shared::Shared;
-use crate::machine;
 use crate::spec::{Kind, Ready};
 
 /// The first pause between two attempts at a TCP port, which nothing announces: only trying tells.
@@ -34,35 +33,38 @@ pub(super) async fn wait_for(shared: &Rc<Shared>, handle: &Rc<Handle>, sign: &Re
             let _ = snapshot.wait_for(|s| !s.run.addresses.is_empty()).await;
             Ok(())
         }
-        Ready::Ssh => retry(handle, 22, greets_as_ssh).await,
-        Ready::Tcp(port) => retry(handle, *port, stays_open).await,
+        Ready::Ssh => retry(shared, handle, 22, greets_as_ssh).await,
+        Ready::Tcp(port) => retry(shared, handle, *port, stays_open).await,
         Ready::Serial(pattern) => console_shows(shared, pattern).await,
     }
 }
 
 /// Tries a port of the guest until `good` says that it is.
 async fn retry<F>(
+    shared: &Rc<Shared>,
     handle: &Rc<Handle>,
     port: u16,
-    good: impl Fn(SocketAddr, Monitor) -> F,
+    good: impl Fn(Reached, Monitor) -> F,
 ) -> Result<(), Failure>
 where
     F: Future<Output = bool>,
 {
-    let monitor = handle.monitor()?;
-    let address = forward(&monitor, port).await?;
     let mut pause = FIRST_PAUSE;
-    while !good(address, monitor.clone()).await {
+    loop {
+        // Asked for anew each time: a guest may get another address while it is waited for.
+        let reached = reach(shared, handle, port).await?;
+        if good(reached, handle.monitor()?).await {
+            return Ok(());
+        }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    Ok(())
 }
 
 /// Whether an SSH server greets (RFC 4253, section 4.2).
-async fn greets_as_ssh(address: SocketAddr, _monitor: Monitor) -> bool {
+async fn greets_as_ssh(reached: Reached, _monitor: Monitor) -> bool {
     let greeting = async {
-        let mut stream = TcpStream::connect(address).await.ok()?;
+        let mut stream = TcpStream::connect(reached.address()).await.ok()?;
         let mut start = [0; 4];
         stream.read_exact(&mut start).await.ok()?;
         (&start == b"SSH-").then_some(())
@@ -75,8 +77,13 @@ async fn greets_as_ssh(address: SocketAddr, _monitor: Monitor) -> bool {
 /// QEMU's user-mode network accepts on the host's side before it has asked the guest, so a successful connect(2) says
 /// nothing. It closes the connection when the guest refuses, and lists it as established, under the forwarded port, when
 /// the guest accepts.
-async fn stays_open(address: SocketAddr, monitor: Monitor) -> bool {
-    let Ok(mut stream) = TcpStream::connect(address).await else { return false };
+async fn stays_open(reached: Reached, monitor: Monitor) -> bool {
+    let address = reached.address();
+    let connected = tokio::time::timeout(GREETING, TcpStream::connect(address)).await;
+    let Ok(Ok(mut stream)) = connected else { return false };
+    if let Reached::Guest(_) = reached {
+        return true;
+    }
     let mut byte = [0; 1];
     let mut pause = Duration::from_millis(2);
     let asked = tokio::time::Instant::now();
@@ -117,15 +124,60 @@ async fn console_shows(shared: &Rc<Shared>, pattern: &str) -> Result<(), Failure
     std::future::pending().await
 }
 
-/// An address of the host that leads to a TCP port of the guest, made where there is none.
-pub(super) async fn forward(monitor: &Monitor, port: u16) -> Result<SocketAddr, Failure> {
+/// Where a TCP port of the guest is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// At the guest's own address.
+    Guest(SocketAddr),
+    /// At a port of this host that QEMU's user-mode network forwards.
+    Forwarded(SocketAddr),
+}
+
+impl Reached {
+    pub(super) const fn address(self) -> SocketAddr {
+        match self {
+            Self::Guest(address) | Self::Forwarded(address) => address,
+        }
+    }
+}
+
+/// Where a TCP port of the guest is reached: at its own address where it has one that this host can reach, else through its
+/// user-mode network. A guest that has neither yet is waited for.
+pub(super) async fn reach(shared: &Rc<Shared>, handle: &Rc<Handle>, port: u16) -> Result<Reached, Failure> {
+    let own = |run: &crate::store::RunState| {
+        let port_of = |net| run.ports.iter().any(|port| port.net == net);
+        let heard = |address| run.heard.iter().any(|h| h.address == address && port_of(h.net));
+        run.addresses.iter().copied().find(|address| heard(*address))
+    };
+    let known = own(&shared.snapshot.borrow().run);
+    if let Some(address) = known {
+        return Ok(Reached::Guest((address, port).into()));
+    }
+    if let Some(netdev) = &handle.user_netdev {
+        return forward(&handle.monitor()?, netdev, port).await.map(Reached::Forwarded);
+    }
+    if shared.snapshot.borrow().run.ports.is_empty() {
+        let why = format!("the guest's port {port} cannot be reached: the VM has no network");
+        return Err(Failure::new(FailureKind::WrongState, why)
+            .hint("`midge set NAME --net nat` (or user) gives it one, while it is stopped"));
+    }
+    let mut changes = shared.snapshot.subscribe();
+    let found = changes.wait_for(|s| own(&s.run).is_some() || s.run.qemu.is_none()).await;
+    match found.ok().and_then(|s| own(&s.run)) {
+        Some(address) => Ok(Reached::Guest((address, port).into())),
+        None => Err(Failure::new(FailureKind::WrongState, "the guest has ended")),
+    }
+}
+
+/// A port of this host that leads to a TCP port of the guest through its user-mode network, made where there is none.
+async fn forward(monitor: &Monitor, netdev: &str, port: u16) -> Result<SocketAddr, Failure> {
     let failed = |e: &dyn std::fmt::Display| {
         Failure::new(FailureKind::Other, format!("cannot forward a port to the guest's port {port}: {e}"))
     };
     if let Some(address) = forwarded(monitor, port).await? {
         return Ok(address);
     }
-    let command = format!("hostfwd_add {} tcp:127.0.0.1:0-:{port}", machine::USER_NETDEV);
+    let command = format!("hostfwd_add {netdev} tcp:127.0.0.1:0-:{port}");
     let said = monitor.human(&command, MONITOR_DEADLINE).await.map_err(|e| failed(&e))?;
     match forwarded(monitor, port).await? {
         Some(address) => Ok(address),

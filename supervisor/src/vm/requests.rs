@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::control::{Conversation, Failure, FailureKind, Reply, Request, Until};
+use super::find::{self, Wanted};
 use super::phase::PhaseName;
 use super::shared::{Shared, Snapshot};
 use super::state::{Ask, State};
@@ -101,8 +102,13 @@ async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) 
             guest_ops::write_file(shared, talk, &path, mode).await?;
             json!(null)
         }
-        Request::Forward { port } => {
-            let address = probe::forward(&shared.link()?.monitor()?, port).await?;
+        Request::Addresses { family, source, within_ms } => {
+            let within = Duration::from_millis(within_ms);
+            json!(find::addresses(shared, talk, Wanted { family, source }, within).await?)
+        }
+        Request::Reach { port } => {
+            let link = shared.link()?;
+            let address = probe::reach(shared, &link, port).await?.address();
             json!({ "address": address.ip().to_string(), "port": address.port() })
         }
         Request::Stats => stats::collect(shared).await?,

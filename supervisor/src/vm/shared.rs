@@ -11,6 +11,7 @@ use super::control::{Failure, FailureKind};
 use super::driver::Input;
 use super::link::Handle;
 use super::plan::{self, Plan};
+use super::ports::Ports;
 use super::state::Ask;
 use crate::store::{Home, RunState, VmDir};
 
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub(super) snapshot: watch::Sender<Snapshot>,
     pub(super) console: Rc<Console>,
     link: RefCell<Option<Rc<Handle>>>,
+    ports: RefCell<Rc<Ports>>,
 }
 
 impl Shared {
@@ -44,7 +46,15 @@ impl Shared {
         snapshot: watch::Sender<Snapshot>,
     ) -> Rc<Self> {
         let console = Console::new(dir.console_log());
-        Rc::new(Self { home, dir, inputs, snapshot, console, link: RefCell::new(None) })
+        Rc::new(Self {
+            home,
+            dir,
+            inputs,
+            snapshot,
+            console,
+            link: RefCell::new(None),
+            ports: RefCell::default(),
+        })
     }
 
     /// The running QEMU's monitor and agent.
@@ -76,6 +86,24 @@ impl Shared {
             Ok(Err(why)) => Err(Failure::new(FailureKind::WrongState, why)),
             Err(_) => Err(Failure::new(FailureKind::WrongState, "the VM has ended")),
         }
+    }
+
+    /// The host's ends of the guest's interfaces.
+    pub(super) fn ports(&self) -> Rc<Ports> {
+        self.ports.borrow().clone()
+    }
+
+    pub(super) fn set_ports(&self, ports: Rc<Ports>) {
+        *self.ports.borrow_mut() = ports;
+    }
+
+    /// Why the guest has no address, as a failure of this kind.
+    pub(super) fn why_no_address(&self, kind: FailureKind) -> Failure {
+        let name = self.dir.name();
+        self.ports().why(kind).unwrap_or_else(|| {
+            Failure::new(kind, format!("the guest of `{name}` has shown no address"))
+                .hint(format!("midge console {name}"))
+        })
     }
 
     /// A plan from the record as it is now.

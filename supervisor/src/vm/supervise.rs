@@ -217,6 +217,8 @@ fn fresh_run(record: &Record, supervisor: ProcessId) -> RunState {
         ram_file: None,
         phases: Vec::new(),
         addresses: Vec::new(),
+        heard: Vec::new(),
+        ports: Vec::new(),
         restarts: 0,
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::values::{self, NetMode};
-use crate::spec::{Accel, Arch, Forward, Kind, Machine, Provision, Ready, Restart, Size};
+use super::values;
+use crate::spec::{Accel, Arch, Forward, Kind, Machine, Net, Provision, Ready, Restart, Size};
 
 /// What `create` and `run` take to describe a VM. A flag that is not given leaves what `--spec` or the default says.
 #[derive(Debug, Clone, Default, Args)]
@@ -69,9 +69,12 @@ pub(in crate::cli) struct SpecFlags {
     #[arg(long, value_name = "ARG", allow_hyphen_values = true, help_heading = "Hardware")]
     pub(in crate::cli) qemu_arg: Vec<String>,
 
-    /// The network.
-    #[arg(long, value_enum, value_name = "MODE", help_heading = "Network")]
-    pub(in crate::cli) net: Option<NetMode>,
+    /// A network interface: bridge=NAME (a bridge of this host), nat (midge's own network), user (QEMU's, needs no privilege)
+    /// or none (no cable); repeatable. `,mac=ADDRESS` and, with nat, `,ip=ADDRESS` may follow.
+    ///
+    /// Without it there is one: what MIDGE_NET says, else nat where midge may make networks (as root), else user.
+    #[arg(long, value_name = "NETWORK", help_heading = "Network")]
+    pub(in crate::cli) net: Vec<Net>,
 
     /// Let a TCP port of this host lead to one of the guest; repeatable.
     #[arg(short, long, value_name = "[ADDR:]HOST:GUEST", help_heading = "Network")]
@@ -135,6 +138,10 @@ pub(in crate::cli) struct SetFlags {
     /// The machine model.
     #[arg(long, value_enum, value_name = "MODEL")]
     pub(in crate::cli) machine: Option<Machine>,
+    /// The network interfaces, in place of those there are, as with `midge create`; repeatable. Each keeps its MAC and
+    /// forwarded ports.
+    #[arg(long, value_name = "NETWORK")]
+    pub(in crate::cli) net: Vec<Net>,
     /// The ports to forward, in place of those there are; `none` for none. Repeatable.
     #[arg(short, long, value_name = "[ADDR:]HOST:GUEST")]
     pub(in crate::cli) publish: Vec<String>,

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::spec::{Accel, Arch, DurationError, Kind, Machine, Provision, Ready, Restart, Size};
+use crate::store::Source;
 use crate::vm::control::Until;
 
 /// Makes the words of a spec's enum known to clap, which lists them in help, completions and man pages.
@@ -40,13 +41,39 @@ impl ValueEnum for Arch {
     }
 }
 
-/// What `--net` takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(in crate::cli) enum NetMode {
-    /// QEMU's user-mode network: no privilege needed, ports are forwarded.
-    User,
-    /// An interface whose cable is not plugged in.
-    None,
+/// What `ip --source` takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum AddressSource {
+    /// Whatever is known.
+    #[default]
+    Auto,
+    /// A DHCP server gave it to the guest.
+    Dhcp,
+    /// A DHCPv6 server did.
+    Dhcpv6,
+    /// The guest claimed it, or answered for it, by ARP.
+    Arp,
+    /// The same by IPv6 neighbour discovery.
+    Ndp,
+    /// The guest's agent tells it.
+    Agent,
+    /// The guest wrote it on its console.
+    Console,
+}
+
+impl AddressSource {
+    /// In the words of records; nothing for any.
+    pub(in crate::cli) const fn source(self) -> Option<Source> {
+        Some(match self {
+            Self::Auto => return None,
+            Self::Dhcp => Source::Dhcp,
+            Self::Dhcpv6 => Source::Dhcpv6,
+            Self::Arp => Source::Arp,
+            Self::Ndp => Source::Ndp,
+            Self::Agent => Source::Agent,
+            Self::Console => Source::Console,
+        })
+    }
 }
 
 /// What a command can wait for.

@@ -56,6 +56,10 @@ pub(in crate::cli) enum Verb {
     Wait(WaitArgs),
     /// Show a VM's addresses
     Ip(IpArgs),
+    /// Print lines for /etc/hosts: the addresses and names of the VMs that run
+    Hosts(HostsArgs),
+    /// Print the VMs that run as a file that OpenSSH can include
+    SshConfig(SshConfigArgs),
     /// Log in to a VM, or run a command there, by SSH
     #[command(alias = "shell")]
     Ssh(SshArgs),
@@ -366,19 +370,57 @@ pub(in crate::cli) struct WaitArgs {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct IpArgs {
     /// The VM.
-    pub(in crate::cli) name: String,
+    #[arg(required_unless_present = "wait")]
+    name: Option<String>,
     /// Wait this long for an address; default 30s.
-    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s", value_parser = values::duration)]
-    pub(in crate::cli) wait: Option<Duration>,
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "30s")]
+    wait: Option<String>,
     /// Only IPv4 addresses.
     #[arg(short = '4', long, conflicts_with = "ipv6")]
     pub(in crate::cli) ipv4: bool,
     /// Only IPv6 addresses.
     #[arg(short = '6', long)]
     pub(in crate::cli) ipv6: bool,
+    /// Only addresses that became known in this way; `agent` asks the guest's agent now.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub(in crate::cli) source: values::AddressSource,
     #[command(flatten)]
     pub(in crate::cli) output: Output,
 }
+
+impl IpArgs {
+    /// The VM and how long to wait. In `ip --wait web` the word after the flag is the VM, as nobody names a VM `30s`.
+    pub(in crate::cli) fn name_and_wait(&self) -> Result<(&str, Option<Duration>), String> {
+        let wait = |text: &str| values::duration(text).map(Some).map_err(|e| e.to_string());
+        match (self.name.as_deref(), self.wait.as_deref()) {
+            (Some(name), None) => Ok((name, None)),
+            (Some(name), Some(text)) => Ok((name, wait(text)?)),
+            (None, Some(text)) if values::duration(text).is_ok() => {
+                Err("which VM? write `midge ip NAME --wait TIME`".to_owned())
+            }
+            (None, Some(name)) => Ok((name, wait("30s")?)),
+            (None, None) => Err("which VM?".to_owned()),
+        }
+    }
+}
+
+/// `hosts`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: midge hosts | sudo tee -a /etc/hosts")]
+pub(in crate::cli) struct HostsArgs {
+    /// Put this domain behind each name, too.
+    #[arg(long, value_name = "DOMAIN")]
+    pub(in crate::cli) domain: Option<String>,
+    #[command(flatten)]
+    pub(in crate::cli) output: Output,
+}
+
+/// `ssh-config`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: midge ssh-config > ~/.ssh/midge, with `Include midge` at the top of ~/.ssh/config"
+)]
+pub(in crate::cli) struct SshConfigArgs {}
 
 /// `ssh`.
 #[derive(Debug, Args)]

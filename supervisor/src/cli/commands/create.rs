@@ -100,7 +100,7 @@ pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Res
         id: uuid::Uuid::new_v4(),
         created: jiff::Timestamp::now(),
         image: image.as_ref().map(|image| image.manifest.clone()),
-        macs: macs(home, &spec)?,
+        macs: macs(home, &spec, &[])?,
         spec,
     };
     let vm = home.create_vm(&record, |folder| -> Result<(), Failed> {
@@ -172,12 +172,13 @@ fn linux(spec: &VmSpec, image: Option<&Image>) -> bool {
     }
 }
 
-/// The MAC address of each interface: the spec's, or one that no VM here has.
-fn macs(home: &Home, spec: &VmSpec) -> Result<Vec<String>, Failed> {
-    let others = home.vm_names()?.into_iter().filter_map(|name| home.vm(&name).record().ok());
+/// The MAC address of each interface: the spec's, else the one of `before`, else one that no VM here has.
+pub(super) fn macs(home: &Home, spec: &VmSpec, before: &[String]) -> Result<Vec<String>, Failed> {
+    let others = home.vm_names()?.into_iter().filter(|name| *name != spec.name);
+    let others = others.filter_map(|name| home.vm(&name).record().ok());
     let mut used: BTreeSet<String> = others.flat_map(|record| record.macs).collect();
     let mut macs = Vec::new();
-    for net in &spec.nets {
+    for (index, net) in spec.nets.iter().enumerate() {
         let mac = match net.mac() {
             Some(mac) if used.contains(&mac.to_string()) => {
                 return Err(Failed::new(
@@ -186,6 +187,7 @@ fn macs(home: &Home, spec: &VmSpec) -> Result<Vec<String>, Failed> {
                 ));
             }
             Some(mac) => mac.to_string(),
+            None if before.get(index).is_some_and(|mac| !used.contains(mac)) => before[index].clone(),
             None => (0..DRAWS)
                 .map(|_| Mac::random().to_string())
                 .find(|mac| !used.contains(mac))
@@ -228,12 +230,16 @@ mod tests {
         let (_folder, home) = home();
         let mut spec = VmSpec::named("web");
         spec.boot.image = Some("hello".to_owned());
-        let macs = macs(&home, &spec).unwrap();
+        let macs = macs(&home, &spec, &[]).unwrap();
         let first = u8::from_str_radix(&macs[0][..2], 16).unwrap();
         assert_eq!(first & 0b11, 0b10, "locally administered, unicast: {macs:?}");
 
         home.create_vm(&record(spec.clone(), macs.clone()), |_| Ok::<_, Failed>(())).unwrap();
+        // The VM itself keeps it, wherever it is planned anew.
+        assert_eq!(super::macs(&home, &spec, &macs).unwrap(), macs);
+        spec.name = "other".to_owned();
+        assert_ne!(super::macs(&home, &spec, &macs).unwrap(), macs);
         spec.nets = vec![crate::spec::Net::None { mac: Some(macs[0].parse().unwrap()) }];
-        assert_eq!(super::macs(&home, &spec).unwrap_err().kind, ExitKind::Usage);
+        assert_eq!(super::macs(&home, &spec, &[]).unwrap_err().kind, ExitKind::Usage);
     }
 }

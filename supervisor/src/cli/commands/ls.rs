@@ -201,6 +201,8 @@ mod tests {
             ram_file: None,
             phases: Vec::new(),
             addresses: vec!["10.0.2.15".parse().unwrap()],
+            heard: Vec::new(),
+            ports: Vec::new(),
             restarts: 0,
         }
     }

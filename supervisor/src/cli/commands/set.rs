@@ -29,6 +29,9 @@ pub(super) fn set(context: &Context, args: &SetArgs) -> Outcome {
     let before = record.spec.disk;
     apply(&mut record.spec, flags)?;
     record.spec.validate().map_err(|errors| draft::wrong(&errors))?;
+    if !flags.net.is_empty() {
+        record.macs = super::create::macs(context.home()?, &record.spec, &record.macs)?;
+    }
     if flags.memory.is_some() || flags.cpus.is_some() {
         super::create::fits_host(&record.spec)?;
     }
@@ -86,8 +89,21 @@ fn stopped(vm: &VmDir, what: &str) -> Result<(), Failed> {
 }
 
 fn only_labels(flags: &SetFlags) -> bool {
-    let SetFlags { cpus, memory, disk, append, cpu, accel, machine, publish, restart, ttl, ready, label: _ } =
-        flags;
+    let SetFlags {
+        cpus,
+        memory,
+        disk,
+        append,
+        cpu,
+        accel,
+        machine,
+        net,
+        publish,
+        restart,
+        ttl,
+        ready,
+        label: _,
+    } = flags;
     cpus.is_none()
         && memory.is_none()
         && disk.is_none()
@@ -95,6 +111,7 @@ fn only_labels(flags: &SetFlags) -> bool {
         && cpu.is_none()
         && accel.is_none()
         && machine.is_none()
+        && net.is_empty()
         && publish.is_empty()
         && restart.is_none()
         && ttl.is_none()
@@ -131,6 +148,9 @@ fn apply(spec: &mut VmSpec, flags: &SetFlags) -> Result<(), Failed> {
         }
         spec.disk = Some(size);
     }
+    if !flags.net.is_empty() {
+        replace_nets(spec, &flags.net);
+    }
     if !flags.publish.is_empty() {
         publish(spec, &flags.publish)?;
     }
@@ -144,13 +164,24 @@ fn apply(spec: &mut VmSpec, flags: &SetFlags) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Puts other interfaces in place of a spec's, each with the MAC and forwarded ports of the one it replaces where it says
+/// nothing else.
+fn replace_nets(spec: &mut VmSpec, nets: &[Net]) {
+    let before = std::mem::replace(&mut spec.nets, nets.to_vec());
+    for (net, before) in spec.nets.iter_mut().zip(before) {
+        if let Some(forwards) = net.forwards_mut() {
+            forwards.extend_from_slice(before.forwards());
+        }
+        if net.mac().is_none() {
+            net.set_mac(before.mac());
+        }
+    }
+}
+
 fn publish(spec: &mut VmSpec, ports: &[String]) -> Result<(), Failed> {
-    let user = spec.nets.iter_mut().find_map(|net| match net {
-        Net::User { forwards, .. } => Some(forwards),
-        Net::None { .. } => None,
-    });
-    let Some(forwards) = user else {
-        return Err(Failed::new(ExitKind::Usage, "--publish needs a network, and this VM has none"));
+    let Some(forwards) = spec.nets.iter_mut().find_map(Net::forwards_mut) else {
+        let text = "--publish needs a `nat` or `user` network, and this VM has none";
+        return Err(Failed::new(ExitKind::Usage, text));
     };
     *forwards = match ports {
         [none] if none == "none" => Vec::new(),

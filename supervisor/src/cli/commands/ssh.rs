@@ -32,7 +32,7 @@ pub(super) fn ssh(context: &Context, args: &SshArgs) -> Outcome {
     let home = context.home()?;
     let value = call(
         &mut context.connect(&vm)?,
-        &Request::Forward { port: PORT },
+        &Request::Reach { port: PORT },
         Deadline::after(Some(LIMIT)),
         |_| Ok(()),
     )?;
@@ -51,8 +51,17 @@ pub(super) fn ssh(context: &Context, args: &SshArgs) -> Outcome {
 /// The guest's host key is learnt at the first visit and kept with the VM, so a new VM of an old name is no surprise, and
 /// the user's own known hosts stay clean (ssh_config(5)).
 fn options(vm: &VmDir, key: &str, reached: &Reached) -> Vec<String> {
+    let settings = settings(vm, key);
+    let mut options: Vec<String> =
+        settings.into_iter().flat_map(|setting| ["-o".to_owned(), setting]).collect();
+    options.extend(["-p".to_owned(), reached.port.to_string()]);
+    options
+}
+
+/// The settings of `midge ssh` (ssh_config(5)), `Key=Value` each.
+pub(super) fn settings(vm: &VmDir, key: &str) -> [String; 6] {
     let known_hosts = vm.state_dir().join("known_hosts");
-    let settings = [
+    [
         format!("IdentityFile=\"{key}\""),
         format!("UserKnownHostsFile=\"{}\"", known_hosts.display()),
         format!("HostKeyAlias={}", vm.name()),
@@ -60,9 +69,5 @@ fn options(vm: &VmDir, key: &str, reached: &Reached) -> Vec<String> {
         // Offering every key of the user's agent first runs into the server's limit of attempts.
         "IdentitiesOnly=yes".to_owned(),
         "LogLevel=ERROR".to_owned(),
-    ];
-    let mut options: Vec<String> =
-        settings.into_iter().flat_map(|setting| ["-o".to_owned(), setting]).collect();
-    options.extend(["-p".to_owned(), reached.port.to_string()]);
-    options
+    ]
 }

@@ -9,5 +9,5 @@ mod protocol;
 mod server;
 
 pub use client::{Client, ClientError};
-pub use protocol::{Failure, FailureKind, Reply, Request, Stream, Until};
+pub use protocol::{Failure, FailureKind, Family, Reply, Request, Stream, Until};
 pub(super) use server::{Conversation, accept};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::spec::Ready;
-use crate::store::RunState;
+use crate::store::{RunState, Source};
 use crate::vm::{End, Phase};
 
 /// What a command asks of a supervisor.
@@ -60,9 +60,21 @@ pub enum Request {
     },
     /// The serial console: after the first `done` the connection carries raw bytes both ways.
     Console,
-    /// A port of the host that leads to a TCP port of the guest (user-mode network), made where there is none:
-    /// `done` carries `{"address": "127.0.0.1", "port": N}`.
-    Forward {
+    /// The guest's addresses of a family and source, waited for until there is one or the time is over: `done` carries an
+    /// array of [`Heard`](crate::store::Heard), the most wanted first. Where there is none, the failure says why.
+    Addresses {
+        /// Only these.
+        #[serde(default)]
+        family: Family,
+        /// Only those that became known so; the agent is asked anew.
+        #[serde(default)]
+        source: Option<Source>,
+        /// How long to wait, in milliseconds; zero takes what is known.
+        within_ms: u64,
+    },
+    /// Where a TCP port of the guest is reached from this host: at its own address, or at a port of the host that leads there,
+    /// made where there is none. A guest without an address is waited for. `done` carries `{"address": "127.0.0.1", "port": N}`.
+    Reach {
         /// The guest's port.
         port: u16,
     },
@@ -70,6 +82,31 @@ pub enum Request {
     Stats,
     /// The QEMU command line in use, the program first: `done` carries an array of strings.
     CommandLine,
+}
+
+/// Addresses of which version of IP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Both.
+    #[default]
+    Any,
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Whether an address is one of these.
+    #[must_use]
+    pub const fn has(self, address: std::net::IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
 }
 
 /// What [`Request::Follow`] waits for.
