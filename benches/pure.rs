@@ -129,6 +129,7 @@ fn resources() -> Resources {
         serial_log: PathBuf::from("/var/lib/midge/vms/bench/console.log"),
         agent_fd: 12,
         macs: vec!["52:54:00:12:34:56".parse().unwrap()],
+        taps: vec![None],
         uuid: uuid::Uuid::nil(),
         credentials: Vec::new(),
     }

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+pub mod lan;
+
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
@@ -19,6 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Sandbox {
     dir: tempfile::TempDir,
     qemu: Option<PathBuf>,
+    namespace: Option<String>,
 }
 
 /// How a command ended.
@@ -31,7 +34,7 @@ pub struct Done {
 
 impl Sandbox {
     pub fn new() -> Self {
-        Self { dir: tempfile::Builder::new().prefix("midge-test-").tempdir().unwrap(), qemu: None }
+        Self { dir: tempfile::Builder::new().prefix("midge-test-").tempdir().unwrap(), qemu: None, namespace: None }
     }
 
     /// One whose `midge` uses this QEMU.
@@ -39,6 +42,11 @@ impl Sandbox {
         let mut sandbox = Self::new();
         sandbox.qemu = Some(qemu.to_owned());
         sandbox
+    }
+
+    /// From now on `midge` runs in this network namespace, and may make networks there.
+    pub fn enter(&mut self, namespace: &lan::Namespace) {
+        self.namespace = Some(namespace.name().to_owned());
     }
 
     /// One with a Debian image in its store. The image is built once for all tests: it is kept in the user's cache folder.
@@ -67,7 +75,15 @@ impl Sandbox {
 
     /// The program, ready for arguments.
     pub fn midge(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_midge"));
+        let program = env!("CARGO_BIN_EXE_midge");
+        let mut command = match &self.namespace {
+            None => Command::new(program),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name, program]);
+                command
+            }
+        };
         command
             .env("MIDGE_HOME", self.home())
             .env("MIDGE_RUN", self.run_dir())
@@ -75,6 +91,9 @@ impl Sandbox {
             // No test touches the host's own networks: those of bridges have a namespace of their own.
             .env("MIDGE_NET", "user")
             .stdin(Stdio::null());
+        if self.namespace.is_some() {
+            command.env_remove("MIDGE_NET");
+        }
         if let Some(qemu) = &self.qemu {
             command.env("MIDGE_QEMU", qemu);
         }
