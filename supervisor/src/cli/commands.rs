@@ -14,6 +14,7 @@ mod ip;
 mod logs;
 mod ls;
 mod names;
+mod net;
 mod pages;
 mod rm;
 mod run;
@@ -58,6 +59,7 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Cp(args) => cp::cp(context, &args),
         Verb::Console(args) => console::console(context, &args.name),
         Verb::Image(verb) => image::image(context, &verb),
+        Verb::Net(verb) => net::net(context, &verb),
         Verb::Doctor(args) => doctor::doctor(context, args.output),
         Verb::Gc(args) => gc::gc(context, &args),
         Verb::Completions(args) => pages::completions(args.shell),

@@ -6,9 +6,6 @@ use std::str::FromStr;
 
 use super::{Mac, Net};
 
-/// The longest name of an interface (`IFNAMSIZ` less its end, netdevice(7)).
-const LONGEST_NAME: usize = 15;
-
 /// Why a text is no network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
@@ -39,11 +36,9 @@ pub enum NetError {
 
 /// Whether Linux takes this as the name of an interface (`dev_valid_name`, net/core/dev.c).
 pub(super) fn check_interface(name: &str) -> Result<(), NetError> {
-    let bad = |c: char| c == '/' || c == ':' || c == ',' || c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.len() > LONGEST_NAME || name == "." || name == ".." || name.contains(bad) {
-        return Err(NetError::Name(name.to_owned()));
-    }
-    Ok(())
+    // A comma would not survive the command line.
+    let fine = netbr::link::check_name(name).is_ok() && !name.contains(|c: char| c == ',' || c.is_control());
+    if fine { Ok(()) } else { Err(NetError::Name(name.to_owned())) }
 }
 
 impl FromStr for Net {

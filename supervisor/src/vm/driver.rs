@@ -13,12 +13,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::addresses::Addresses;
-use super::control::Failure;
 use super::history::{Happening, History};
 use super::link::{Adopted, Link};
 use super::phase::{Phase, PhaseName, Sign};
 use super::plan::Plan;
-use super::ports::Ports;
 use super::shared::{Shared, Snapshot};
 use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
 use crate::host::proc::ProcessId;
@@ -290,8 +288,7 @@ impl Driver {
             self.run.ram_file = plan.ram_file().map(ToOwned::to_owned);
             // Before the RAM file is made, so that whoever finds us killed knows of it.
             self.publish(None);
-            let link =
-                self.make_ports(&plan).and_then(|()| Link::launch(&self.shared, &plan, &self.shared.ports()));
+            let link = Link::launch(&self.shared, &plan, &self.shared.ports());
             self.plan = Some(plan);
             link
         });
@@ -312,12 +309,6 @@ impl Driver {
             Err(failure) => self.feed(Event::SpawnFailed { detail: failure.to_string() }),
         }
         self.publish(None);
-    }
-
-    /// Makes the ports that the first start needs; a restart finds them there.
-    fn make_ports(&mut self, plan: &Plan) -> Result<(), Failure> {
-        self.shared.set_ports(Rc::new(Ports::make(plan)?));
-        Ok(())
     }
 
     fn adopt(&mut self, adopted: Adopted) {

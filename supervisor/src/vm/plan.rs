@@ -146,6 +146,16 @@ impl Plan {
         self.kind == Kind::Linux && self.spec.nets.iter().any(|net| !matches!(net, Net::None { .. }))
     }
 
+    /// The MAC of each interface.
+    pub(super) fn macs(&self) -> &[Mac] {
+        &self.macs
+    }
+
+    /// What tells the VM from all others, also those of other users.
+    pub(super) const fn uuid(&self) -> &uuid::Uuid {
+        &self.uuid
+    }
+
     /// The file that will hold the guest's RAM.
     pub(super) fn ram_file(&self) -> Option<&Path> {
         match &self.ram {

@@ -15,6 +15,7 @@ use super::control::{Conversation, Failure, FailureKind, Reply, accept};
 use super::driver::{self, Driver};
 use super::link::{Adopted, Link};
 use super::plan::{self, Plan};
+use super::ports::Ports;
 use super::shared::Shared;
 use super::sockets::SocketDir;
 use super::state::{Ask, State};
@@ -144,7 +145,7 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     };
     let io = |e: std::io::Error| Failure::new(FailureKind::Other, format!("cannot listen for commands: {e}"));
     let us = ProcessId::current().map_err(io)?;
-    let (mut plan, run) = match orphan {
+    let (mut plan, mut run) = match orphan {
         // Whatever has become of the image or the host: the guest runs, and somebody must watch it.
         Some(run) => (Plan::for_adoption(&record, &run), RunState { supervisor: us, ..run }),
         None if std::env::var_os(launch::ADOPT_ONLY).is_some() => {
@@ -161,6 +162,11 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     };
     if run.qemu.is_some() && adopted.is_none() {
         return Err(Failure::new(FailureKind::WrongState, format!("`{name}` ended just now")));
+    }
+    if adopted.is_none() {
+        let ports = Ports::make(&plan).await?;
+        run.ports = ports.states();
+        shared.set_ports(Rc::new(ports));
     }
     dir.write_run_state(&run).map_err(store)?;
     let sockets = SocketDir::open(dir.run_dir()).map_err(io)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::values::{self, Place, WaitFor};
-use super::{Output, SetFlags, SpecFlags};
+use super::{NetVerb, Output, SetFlags, SpecFlags};
 
 /// What midge can be told to do.
 #[derive(Debug, Subcommand)]
@@ -74,6 +74,10 @@ pub(in crate::cli) enum Verb {
     /// Build, list and remove images
     #[command(subcommand, alias = "images")]
     Image(ImageVerb),
+
+    /// Check, list and set up networks
+    #[command(subcommand, alias = "network")]
+    Net(NetVerb),
 
     /// Check what this host can do
     Doctor(DoctorArgs),
