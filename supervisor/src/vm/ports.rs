@@ -15,6 +15,9 @@ use crate::error::chain;
 use crate::spec::{Mac, Net};
 use crate::store::PortState;
 
+/// The name of midge's own network, and of its bridge.
+pub(super) const NAT: &str = "midge0";
+
 /// The ports of one VM.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
@@ -129,4 +132,10 @@ fn failure(error: &LinkError) -> Failure {
         }
         _ => failure,
     }
+}
+
+/// Whether a bridge is of midge's own making, by its name.
+#[must_use]
+pub fn is_own_network(bridge: &str) -> bool {
+    bridge == NAT
 }

@@ -1,0 +1,41 @@
+//! `net`: the host's networks as guests see them.
+
+mod ls;
+
+use std::future::Future;
+
+use netbr::Namespace;
+use netbr::link::{LinkError, Links, Reason};
+
+use crate::cli::Outcome;
+use crate::cli::args::NetVerb;
+use crate::cli::context::Context;
+use crate::cli::exit::{ExitKind, Failed};
+
+/// `midge net`.
+pub(super) fn net(context: &Context, verb: &NetVerb) -> Outcome {
+    match verb {
+        NetVerb::Ls(args) => ls::ls(context, args),
+        _ => Err(Failed::new(ExitKind::Other, "not built yet")),
+    }
+}
+
+/// Does something with this host's interfaces.
+fn with_links<T, F: Future<Output = Result<T, Failed>>>(work: impl FnOnce(Links) -> F) -> Result<T, Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failed::io("cannot start", e))?;
+    runtime.block_on(async { work(Links::open(&Namespace::current()).map_err(link_failed)?).await })
+}
+
+/// What went wrong with an interface, with its exit code.
+fn link_failed(error: LinkError) -> Failed {
+    let kind = match (&error, error.reason()) {
+        (LinkError::Name(_), _) => ExitKind::Usage,
+        (_, Some(Reason::Gone)) => ExitKind::NotFound,
+        (_, Some(Reason::Exists | Reason::Busy)) => ExitKind::WrongState,
+        _ => ExitKind::HostUnfit,
+    };
+    Failed::wrap(kind, error)
+}
