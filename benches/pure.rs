@@ -131,6 +131,7 @@ fn resources() -> Resources {
         macs: vec!["52:54:00:12:34:56".parse().unwrap()],
         uuid: uuid::Uuid::nil(),
         credentials: Vec::new(),
+        restore: None,
     }
 }
 

@@ -150,7 +150,8 @@ impl Plan {
     pub(super) fn ram_file(&self) -> Option<&Path> {
         match &self.ram {
             Ram::File(path) => Some(path),
-            Ram::Anonymous => None,
+            // A snapshot's file is not this run's to remove.
+            Ram::Private(_) | Ram::Anonymous => None,
         }
     }
 
@@ -188,6 +189,7 @@ impl Plan {
             macs: self.macs.clone(),
             uuid: self.uuid,
             credentials: self.credentials.clone(),
+            restore: None,
         }
     }
 }

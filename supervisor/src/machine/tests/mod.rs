@@ -2,6 +2,7 @@
 
 mod live;
 mod parity;
+mod restore;
 
 use std::path::PathBuf;
 
@@ -70,6 +71,7 @@ fn resources(spec: &VmSpec, kind: Kind, accel: ResolvedAccel) -> Resources {
         macs: (0..spec.nets.len()).map(|index| Mac::local([0, 0, u8::try_from(index).unwrap()])).collect(),
         uuid: uuid::Uuid::nil(),
         credentials: vec![("ssh.authorized_keys.root".to_owned(), "ssh-ed25519 AAAA a,b\n".to_owned())],
+        restore: None,
     }
 }
 
