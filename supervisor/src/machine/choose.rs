@@ -95,7 +95,7 @@ const X86_CPU: &str = "Westmere-v1,rdrand=on";
 /// features every 64-bit CPU has.
 pub const KVM_CPU_ECX: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 25 | 1 << 30;
 
-/// The CPU model: the spec's, or midge's choice.
+/// The CPU model: a snapshot's, the spec's, or midge's choice.
 ///
 /// - x86_64: [`X86_CPU`], or `host` on a KVM that lacks a part of it.
 /// - aarch64 under TCG: `cortex-a72`, the Raspberry Pi 4's. `max` is slower by far: it emulates pointer
@@ -108,7 +108,8 @@ pub(super) fn cpu(spec: &VmSpec, resources: &Resources) -> String {
         (Arch::Aarch64, ResolvedAccel::Tcg) => "cortex-a72",
         (Arch::Aarch64, ResolvedAccel::Kvm) => "host",
     };
-    spec.cpu.as_deref().unwrap_or(chosen).to_owned()
+    let saved = resources.restore.as_ref().map(|restore| restore.cpu.as_str());
+    saved.or(spec.cpu.as_deref()).unwrap_or(chosen).to_owned()
 }
 
 /// The virtio generations that a NIC on PCI speaks.

@@ -43,6 +43,9 @@ use option::{Opt, text};
 /// The id of the guest agent's character device (QMP `query-chardev`).
 pub const AGENT_CHARDEV: &str = "agent";
 
+/// The oldest QEMU that maps RAM private from a file which it may only read.
+const READONLY_RAM: (u32, u32) = (8, 2);
+
 /// What the supervisor has prepared for one run of QEMU.
 ///
 /// Listening sockets are passed by number: the supervisor binds them, QEMU inherits them, and a connection
@@ -82,6 +85,19 @@ pub struct Resources {
     pub uuid: uuid::Uuid,
     /// systemd credentials by name, passed by fw_cfg (systemd.system-credentials(7)).
     pub credentials: Vec<(String, String)>,
+    /// Present where QEMU is to load a snapshot instead of booting.
+    pub restore: Option<Restore>,
+}
+
+/// What a QEMU that loads a snapshot takes over from the one that was saved, where this host's own choice could be another.
+///
+/// The device state is laid out as the machine type and the CPU model say, so both are those of the source, also on a newer QEMU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    /// The versioned machine type, such as `pc-q35-10.0`.
+    pub machine_type: String,
+    /// The CPU model with its flags, as in QEMU's `-cpu`.
+    pub cpu: String,
 }
 
 /// Acceleration as decided on this host.
@@ -118,6 +134,8 @@ pub enum DiskFormat {
 pub enum Ram {
     /// A shared mapping of a file on tmpfs, as snapshots need it.
     File(PathBuf),
+    /// A private mapping of a snapshot's file: what the guest writes is its own, and the file never changes.
+    Private(PathBuf),
     /// Anonymous memory: no snapshots.
     Anonymous,
 }
@@ -246,7 +264,8 @@ impl List {
 /// QEMU starts paused (`-S`): the supervisor connects its monitor, takes down the links of [`unplugged`]
 /// interfaces and then says `cont`, so it misses nothing of the guest. When the guest ends QEMU stays, paused
 /// (`-action shutdown=pause`), so that a supervisor that was dead at that moment still learns how the guest
-/// ended. Exceptions end QEMU at once: `isa-debug-exit` before QEMU 10, and a crash.
+/// ended. With [`Resources::restore`] everything that a guest can see is as it was at the source, for the same spec and resources,
+/// and QEMU waits for a state to load. Exceptions end QEMU at once: `isa-debug-exit` before QEMU 10, and a crash.
 pub fn arguments(
     spec: &VmSpec,
     qemu: &QemuFacts,
@@ -279,6 +298,10 @@ pub fn arguments(
         if !resources.append.is_empty() {
             list.value("-append", resources.append.as_str());
         }
+    }
+    if resources.restore.is_some() {
+        // What is to be loaded comes by the monitor, after the capabilities.
+        list.value("-incoming", "defer");
     }
     list.0.extend(spec.qemu_args.iter().cloned());
     Ok(list.0)
@@ -386,8 +409,14 @@ fn machine(
     };
     list.value("-accel", accel);
 
-    let kind = Opt::word(&board.machine_type(qemu)?)
+    let machine_type = match &resources.restore {
+        Some(restore) => restore.machine_type.clone(),
+        None => board.machine_type(qemu)?,
+    };
+    let kind = Opt::word(&machine_type)
         .set("memory-backend", "ram")
+        // With the section below: a saved state is the devices and nothing beside them.
+        .switch("suppress-vmdesc", true)
         // A core dump of QEMU's must not hold the guest's memory.
         .switch("dump-guest-core", false)
         .switch("usb", false);
@@ -416,6 +445,10 @@ fn machine(
         list.value("-global", "virtio-mmio.force-legacy=off");
     }
 
+    // The state of a clone is saved without this section (`snapshot::stream`), and a QEMU expects it or does not, so no
+    // state has it.
+    list.value("-global", "migration.send-configuration=off");
+
     list.value("-cpu", choose::cpu(spec, resources));
     list.pair(
         "-smp",
@@ -432,6 +465,20 @@ fn machine(
             .path("mem-path", path)?
             .show("size", spec.memory)
             .switch("share", true),
+        Ram::Private(path) => {
+            let backend = Opt::word("memory-backend-file")
+                .set("id", "ram")
+                .path("mem-path", path)?
+                .show("size", spec.memory)
+                .switch("share", false);
+            // Opens the file for reading only, and still lets the guest write to its own copy of each page
+            // (docs/system/vm-templating.rst; since QEMU 8.2).
+            if (qemu.version.0, qemu.version.1) >= READONLY_RAM {
+                backend.switch("readonly", true).switch("rom", false)
+            } else {
+                backend
+            }
+        }
         Ram::Anonymous => Opt::word("memory-backend-ram").set("id", "ram").show("size", spec.memory),
     };
     list.pair("-object", memory);

@@ -160,7 +160,8 @@ impl Plan {
     pub(super) fn ram_file(&self) -> Option<&Path> {
         match &self.ram {
             Ram::File(path) => Some(path),
-            Ram::Anonymous => None,
+            // A snapshot's file is not this run's to remove.
+            Ram::Private(_) | Ram::Anonymous => None,
         }
     }
 
@@ -204,6 +205,7 @@ impl Plan {
             taps,
             uuid: self.uuid,
             credentials: self.credentials.clone(),
+            restore: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod live;
 mod parity;
+mod restore;
 
 use std::path::PathBuf;
 
@@ -71,6 +72,7 @@ fn resources(spec: &VmSpec, kind: Kind, accel: ResolvedAccel) -> Resources {
         taps: spec.nets.iter().zip(10..).map(|(net, fd)| net.has_tap().then_some(fd)).collect(),
         uuid: uuid::Uuid::nil(),
         credentials: vec![("ssh.authorized_keys.root".to_owned(), "ssh-ed25519 AAAA a,b\n".to_owned())],
+        restore: None,
     }
 }
 
