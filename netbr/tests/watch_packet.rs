@@ -7,7 +7,7 @@ mod watch_net;
 use std::os::fd::AsFd;
 
 use netbr::packet::{self, Direction, FRAME_ROOM, Filter, Options, PacketError, PacketSocket};
-use watch_net::Net;
+use watch_net::{Net, within};
 
 /// `one` and `two`, the ends of one cable, both up.
 fn cable() -> Net {
@@ -34,7 +34,7 @@ fn arp(number: u8) -> Vec<u8> {
 
 async fn next(socket: &PacketSocket) -> (Direction, Vec<u8>) {
     let mut buf = [0; FRAME_ROOM];
-    let received = socket.recv(&mut buf).await.unwrap();
+    let received = within(socket.recv(&mut buf)).await.unwrap();
     assert!(!received.truncated());
     (received.direction, buf[..received.len].to_vec())
 }
@@ -107,7 +107,7 @@ async fn an_interface_that_goes_down_or_away_is_told_apart() {
     net.ip("link set two down");
     let mut buf = [0; FRAME_ROOM];
     assert!(
-        matches!(socket.recv(&mut buf).await, Err(PacketError::Down { interface }) if interface == "two")
+        matches!(within(socket.recv(&mut buf)).await, Err(PacketError::Down { interface }) if interface == "two")
     );
     assert!(matches!(socket.send(&arp(1)).await, Err(PacketError::Down { .. })));
     net.ip("link set two up");
@@ -118,7 +118,7 @@ async fn an_interface_that_goes_down_or_away_is_told_apart() {
     net.ip("link del two");
     // The kernel takes it down before it deletes it; here both have happened.
     assert!(
-        matches!(socket.recv(&mut buf).await, Err(PacketError::Gone { interface }) if interface == "two")
+        matches!(within(socket.recv(&mut buf)).await, Err(PacketError::Gone { interface }) if interface == "two")
     );
     assert!(matches!(socket.send(&arp(1)).await, Err(PacketError::Gone { .. })));
     assert!(matches!(socket.link_state(), Err(PacketError::Gone { .. })));

@@ -238,9 +238,11 @@ impl PacketSocket {
     ///
     /// [`PacketError::Down`] is reported once when the interface goes down; frames come again when it is set up again.
     /// Cancelling loses no frame.
+    // A packet socket whose interface goes down polls as failed, and not as readable.
     pub async fn recv(&self, buf: &mut [u8]) -> Result<Received, PacketError> {
         loop {
-            let mut guard = self.fd.readable().await.map_err(|source| self.io("wait for frames", source))?;
+            let ready = self.fd.ready(Interest::READABLE | Interest::ERROR).await;
+            let mut guard = ready.map_err(|source| self.io("wait for frames", source))?;
             match guard.try_io(|fd| receive(fd.get_ref(), buf)) {
                 Ok(Ok(received)) => return Ok(received),
                 Ok(Err(failure)) => return Err(self.failure(&failure, "receive a frame")),
@@ -251,7 +253,7 @@ impl PacketSocket {
 
     /// A frame that is already there, if any.
     pub fn try_recv(&self, buf: &mut [u8]) -> Result<Option<Received>, PacketError> {
-        match self.fd.try_io(Interest::READABLE, |fd| receive(fd, buf)) {
+        match self.fd.try_io(Interest::READABLE | Interest::ERROR, |fd| receive(fd, buf)) {
             Ok(received) => Ok(Some(received)),
             Err(none) if none.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(failure) => Err(self.failure(&failure, "receive a frame")),

@@ -5,8 +5,17 @@
 use std::ffi::OsStr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use netbr::Namespace;
+
+/// Bounds every wait of a test. It is only reached when something is broken: a busy machine is slow, never this slow.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits for something that must come.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("what the test waits for did not come")
+}
 
 /// Runs a program to its end, which must be a good one.
 pub fn run<I: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = I>) -> String {
