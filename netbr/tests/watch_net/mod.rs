@@ -1,0 +1,98 @@
+//! Networks for tests: namespaces that are removed with the value that made them, also when a test fails.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::ffi::OsStr;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use netbr::Namespace;
+
+/// Bounds every wait of a test. It is only reached when something is broken: a busy machine is slow, never this slow.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits for something that must come.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("what the test waits for did not come")
+}
+
+/// Runs a program to its end, which must be a good one.
+pub fn run<I: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = I>) -> String {
+    let mut command = Command::new(program);
+    let output = command.args(args).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|e| panic!("{program}: {e}; `make setup-tests` installs it"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {errors}(making networks needs root)");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A network namespace, and the programs started in it.
+pub struct Net {
+    pub name: String,
+    children: Vec<Child>,
+}
+
+impl Net {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("netbr-w{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        run("ip", ["netns", "add", &name]);
+        let net = Self { name, children: Vec::new() };
+        net.ip("link set lo up");
+        net
+    }
+
+    pub fn namespace(&self) -> Namespace {
+        Namespace::named(&self.name).unwrap()
+    }
+
+    /// `ip` with these words in the namespace.
+    pub fn ip(&self, words: &str) -> String {
+        let all = ["-netns", &self.name].into_iter().chain(words.split_whitespace());
+        run("ip", all)
+    }
+
+    /// Any program with these words in the namespace, to its end.
+    pub fn exec(&self, words: &str) -> String {
+        let all = ["netns", "exec", &self.name].into_iter().chain(words.split_whitespace());
+        run("ip", all)
+    }
+
+    /// A program that stays until the namespace goes, or until [`Self::stop`].
+    pub fn spawn(&mut self, words: &[&str]) -> usize {
+        let found = Command::new(words[0])
+            .arg("--help")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        found.unwrap_or_else(|e| panic!("{}: {e}; `make setup-tests` installs it", words[0]));
+        // `ip netns exec` becomes the program, so the child's number is the program's.
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.name])
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+        self.children.len() - 1
+    }
+
+    /// Ends a program of [`Self::spawn`] and waits for it.
+    pub fn stop(&mut self, child: usize) {
+        let _ = self.children[child].kill();
+        let _ = self.children[child].wait();
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for child in 0..self.children.len() {
+            self.stop(child);
+        }
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
