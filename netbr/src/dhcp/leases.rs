@@ -34,7 +34,7 @@ const DECLINES: usize = 8;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Stored")]
 pub struct Leases {
-    leases: BTreeMap<Mac, Record>,
+    records: BTreeMap<Mac, Record>,
     reserved: BTreeMap<Mac, Ipv4Addr>,
     avoided: BTreeMap<Ipv4Addr, Avoided>,
 }
@@ -42,7 +42,7 @@ pub struct Leases {
 /// How it comes from outside, where nothing promises that it is consistent.
 #[derive(Deserialize)]
 struct Stored {
-    leases: BTreeMap<Mac, Record>,
+    records: BTreeMap<Mac, Record>,
     reserved: BTreeMap<Mac, Ipv4Addr>,
     avoided: BTreeMap<Ipv4Addr, Avoided>,
 }
@@ -221,7 +221,7 @@ pub struct Choice {
 
 impl From<Stored> for Leases {
     fn from(stored: Stored) -> Self {
-        let Stored { leases, reserved, avoided } = stored;
+        let Stored { records, reserved, avoided } = stored;
         let mut whole = Self { avoided, ..Self::default() };
         let mut owners = BTreeMap::new();
         for (mac, address) in reserved {
@@ -230,11 +230,11 @@ impl From<Stored> for Leases {
             }
         }
         // Where two records name one address, the one that lasts longer is the one in use.
-        let mut latest: Vec<_> = leases.into_iter().collect();
+        let mut latest: Vec<_> = records.into_iter().collect();
         latest.sort_by_key(|(_, record)| std::cmp::Reverse(record.ends));
         for (mac, record) in latest {
             if *owners.entry(record.address).or_insert(mac) == mac {
-                whole.leases.insert(mac, record);
+                whole.records.insert(mac, record);
             }
         }
         whole
@@ -248,10 +248,18 @@ impl Record {
 }
 
 impl Leases {
+    /// One lease that is reserved and in use.
+    pub(super) fn fixed(now: SystemTime, mac: Mac, address: Ipv4Addr) -> Self {
+        let mut leases = Self::default();
+        leases.reserved.insert(mac, address);
+        leases.bind(now, mac, address, OFFERED, None);
+        leases
+    }
+
     /// Forgets what time has ended, and takes from each lease what a clock that jumped back would add to it.
     pub fn settle(&mut self, now: SystemTime) {
         let now = unix_seconds(now);
-        for record in self.leases.values_mut() {
+        for record in self.records.values_mut() {
             record.ends = record.ends.min(now.saturating_add(record.lasts.into()));
         }
         for avoided in self.avoided.values_mut() {
@@ -263,7 +271,7 @@ impl Leases {
     /// What is known of a MAC's address.
     #[must_use]
     pub fn get(&self, mac: Mac) -> Option<&Record> {
-        self.leases.get(&mac)
+        self.records.get(&mac)
     }
 
     /// The address reserved for a MAC.
@@ -295,7 +303,7 @@ impl Leases {
             if record.is_active(now) {
                 return Err(ReserveError::Leased { address, mac: owner, left: record.ends - now });
             }
-            self.leases.remove(&owner);
+            self.records.remove(&owner);
         }
         self.reserved.insert(mac, address);
         Ok(())
@@ -309,7 +317,7 @@ impl Leases {
     /// Forgets all that is known of a MAC: its guest is gone.
     pub fn forget(&mut self, mac: Mac) {
         self.reserved.remove(&mac);
-        self.leases.remove(&mac);
+        self.records.remove(&mac);
         self.avoided.retain(|_, avoided| avoided.by != mac);
     }
 
@@ -338,7 +346,7 @@ impl Leases {
                 .or_else(|| self.next_free(network, mac))
                 .map_or_else(|| self.reclaim(network, now, mac), Ok)?,
         };
-        let record = self.leases.entry(mac).or_insert_with(|| Record::new(address, now));
+        let record = self.records.entry(mac).or_insert_with(|| Record::new(address, now));
         if record.address != address {
             *record = Record { hostname: record.hostname.take(), ..Record::new(address, now) };
         }
@@ -353,9 +361,9 @@ impl Leases {
     /// Says whether the address is in use by another one; then it is avoided for a time, and another one is to be chosen.
     pub fn probed(&mut self, now: SystemTime, mac: Mac, address: Ipv4Addr, answered: Option<Mac>) -> bool {
         let taken = answered.is_some_and(|who| who != mac);
-        match self.leases.get_mut(&mac).filter(|record| record.address == address) {
+        match self.records.get_mut(&mac).filter(|record| record.address == address) {
             Some(_) if taken => {
-                self.leases.remove(&mac);
+                self.records.remove(&mac);
                 self.avoid(now, mac, address, false);
             }
             Some(record) => record.probed = true,
@@ -381,7 +389,7 @@ impl Leases {
 
     pub(super) fn offer(&mut self, now: SystemTime, mac: Mac) {
         let now = unix_seconds(now);
-        if let Some(record) = self.leases.get_mut(&mac)
+        if let Some(record) = self.records.get_mut(&mac)
             && !(record.state == State::Bound && record.is_active(now))
         {
             record.enter(State::Offered, now, OFFERED);
@@ -397,7 +405,7 @@ impl Leases {
         hostname: Option<String>,
     ) {
         let now = unix_seconds(now);
-        let record = self.leases.entry(mac).or_insert_with(|| Record::new(address, now));
+        let record = self.records.entry(mac).or_insert_with(|| Record::new(address, now));
         let hostname = hostname.or_else(|| record.hostname.take());
         *record = Record { address, probed: true, hostname, ..Record::new(address, now) };
         record.enter(State::Bound, now, seconds);
@@ -405,7 +413,7 @@ impl Leases {
 
     /// Gives a lease back; says whether there was one.
     pub(super) fn release(&mut self, now: SystemTime, mac: Mac, address: Ipv4Addr) -> bool {
-        match self.leases.get_mut(&mac).filter(|record| record.address == address) {
+        match self.records.get_mut(&mac).filter(|record| record.address == address) {
             Some(record) => {
                 record.enter(State::Released, unix_seconds(now), 0);
                 true
@@ -419,7 +427,7 @@ impl Leases {
         if self.get(mac).is_none_or(|record| record.address != address) {
             return false;
         }
-        self.leases.remove(&mac);
+        self.records.remove(&mac);
         let mut declined: Vec<_> = self
             .avoided
             .iter()
@@ -442,8 +450,8 @@ impl Leases {
         settled.settle(now);
         let now = unix_seconds(now);
         let time = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
-        let Self { leases, reserved, avoided } = &settled;
-        let mut rows: Vec<Row> = leases
+        let Self { records, reserved, avoided } = &settled;
+        let mut rows: Vec<Row> = records
             .iter()
             .map(|(mac, record)| Row {
                 address: record.address,
@@ -462,7 +470,7 @@ impl Leases {
             .collect();
         let unused = reserved
             .iter()
-            .filter(|(mac, address)| leases.get(mac).is_none_or(|record| record.address != **address));
+            .filter(|(mac, address)| records.get(mac).is_none_or(|record| record.address != **address));
         rows.extend(unused.map(|(mac, address)| Row {
             address: *address,
             mac: *mac,
@@ -491,7 +499,7 @@ impl Leases {
     }
 
     fn holder(&self, address: Ipv4Addr) -> Option<(Mac, &Record)> {
-        self.leases.iter().find(|(_, record)| record.address == address).map(|(mac, record)| (*mac, record))
+        self.records.iter().find(|(_, record)| record.address == address).map(|(mac, record)| (*mac, record))
     }
 
     fn is_free(&self, network: &Network, address: Ipv4Addr) -> bool {
@@ -506,7 +514,7 @@ impl Leases {
         let first = u64::from(pool.start().to_bits());
         let size = u64::from(pool.end().to_bits()) - first + 1;
         let taken: BTreeSet<Ipv4Addr> = self
-            .leases
+            .records
             .values()
             .map(|record| record.address)
             .chain(self.reserved.values().copied())
@@ -526,7 +534,7 @@ impl Leases {
     fn reclaim(&mut self, network: &Network, now: u64, mac: Mac) -> Result<Ipv4Addr, Refusal> {
         let Some(pool) = &network.pool else { return Err(Refusal::NoPool(mac)) };
         let gone = self
-            .leases
+            .records
             .iter()
             .filter(|(_, record)| {
                 !record.is_active(now)
@@ -537,13 +545,13 @@ impl Leases {
             .min_by_key(|(_, record)| record.ends)
             .map(|(owner, record)| (*owner, record.address));
         if let Some((owner, address)) = gone {
-            self.leases.remove(&owner);
+            self.records.remove(&owner);
             return Ok(address);
         }
         let count = |addresses: &mut dyn Iterator<Item = Ipv4Addr>| {
             addresses.filter(|address| network.in_pool(*address)).count()
         };
-        let leased = count(&mut self.leases.values().map(|record| record.address));
+        let leased = count(&mut self.records.values().map(|record| record.address));
         let unused = self.reserved.values().filter(|address| self.holder(**address).is_none());
         Err(Refusal::Exhausted {
             first: *pool.start(),

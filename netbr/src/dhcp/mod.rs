@@ -25,10 +25,10 @@ pub mod responder;
 pub mod server;
 pub mod subnet;
 
-//pub use client::{Client, Lease};
-//pub use lease_file::LeaseFile;
+pub use client::{Client, Lease};
+pub use lease_file::LeaseFile;
 pub use leases::Leases;
-//pub use responder::Responder;
+pub use responder::Responder;
 pub use subnet::{Network, Subnet};
 
 /// Seconds since 1970 by the wall clock, which is what lease files are written in: a monotonic clock means nothing to another

@@ -1,13 +1,16 @@
 //! Asks by ARP whether an address is in use (RFC 5227, 2.1.1).
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
 };
+use tokio::time::{Instant, timeout_at};
 
 use super::message::single;
 use crate::Mac;
+use crate::packet::{FRAME_ROOM, PacketError, PacketSocket};
 
 /// The frame that asks everybody who uses `address`, from an interface that has no claim to it itself: an ARP probe names no
 /// sender's address, so it cannot spoil anybody's table.
@@ -54,4 +57,30 @@ pub fn claim(frame: &[u8], address: Ipv4Addr) -> Option<Mac> {
         && source_protocol_addr.is_unspecified()
         && target_protocol_addr == address;
     (source_protocol_addr == address || probes).then(|| single(source_hardware_addr.0)).flatten()
+}
+
+/// The time that an answer gets, by default: guests on one bridge answer within a millisecond or, emulated, within some tens.
+pub const WAIT: Duration = Duration::from_millis(200);
+
+/// Asks twice within `wait` who uses `address`, on a socket of its own that lets ARP pass. Claims of `from` and of `client`, for
+/// which the address is meant, do not count.
+pub async fn ask(
+    wire: &PacketSocket,
+    from: Mac,
+    client: Mac,
+    address: Ipv4Addr,
+    wait: Duration,
+) -> Result<Option<Mac>, PacketError> {
+    let mut buffer = vec![0; FRAME_ROOM];
+    let begin = Instant::now();
+    for end in [begin + wait / 2, begin + wait] {
+        wire.send(&question(from, address)).await?;
+        while let Ok(received) = timeout_at(end, wire.recv(&mut buffer)).await {
+            let claimed = claim(&buffer[..received?.len], address);
+            if let Some(holder) = claimed.filter(|holder| ![from, client].contains(holder)) {
+                return Ok(Some(holder));
+            }
+        }
+    }
+    Ok(None)
 }

@@ -6,7 +6,7 @@ mod driver;
 mod lease;
 mod machine;
 
-//pub use driver::{Client, ClientError, Command};
+pub use driver::{Client, ClientError, Command};
 pub use lease::Lease;
 pub use machine::{Action, Event, Loss, Machine, Moment};
 
