@@ -1,0 +1,1 @@
+//! Namespaces with real programs.
