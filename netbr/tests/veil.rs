@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use netbr::Mac;
+use netbr::nft::Nft;
 use netbr::veil::{Identity, Veil};
 use nft_lab::sys::{index, offloads, without_checksum};
 use nft_lab::{Net, SOON, exchange_datagrams, talk};
@@ -89,7 +90,7 @@ impl Lab {
     /// A guest whose veil is raised before it says a word.
     fn guest(host: &Net, number: u8) -> Guest {
         let guest = Self::unveiled(host, number);
-        guest.veil().raise(&host.namespace).unwrap();
+        guest.veil().raise(&mut Nft::open(&host.namespace).unwrap()).unwrap();
         Self::begin(&guest);
         guest
     }

@@ -45,6 +45,11 @@ impl Nft {
         })
     }
 
+    /// Whether there is a table.
+    pub fn exists(&mut self, family: Family, name: &str) -> Result<bool, NftError> {
+        Ok(self.tables(family)?.iter().any(|table| table.name == name))
+    }
+
     /// All chains of a family.
     pub fn chains(&mut self, family: Family) -> Result<Vec<ChainEntry>, NftError> {
         let request = Message::new(GET_CHAIN, 0, family);

@@ -1,5 +1,6 @@
 //! The socket: batches go out, answers come in.
 
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -7,8 +8,11 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
 };
 
+use rustix::net::netdevice::name_to_index;
+
 use super::batch::Batch;
 use super::error::NftError;
+use super::model::{Family, Table};
 use super::wire::{self, ACK, BATCH_BEGIN, BATCH_END, DONE, DUMP, DUMP_INTERRUPTED, ERROR, Message};
 use crate::Namespace;
 
@@ -18,6 +22,9 @@ const DATAGRAM: usize = 32 * 1024;
 const DUMP_TRIES: usize = 8;
 
 /// nftables of one network namespace.
+///
+/// Keep it open where time matters: when it is closed, the kernel waits until what was deleted lately is freed (some milliseconds, a
+/// grace period of RCU), whoever deleted it; changes themselves take a fraction of one.
 #[derive(Debug)]
 pub struct Nft {
     socket: OwnedFd,
@@ -40,9 +47,43 @@ impl Nft {
         Ok(Self { socket, sequence: 0 })
     }
 
+    /// Makes a table with all that is in it, in place of the one of that name if there is one. Between the two no packet passes by
+    /// neither.
+    pub fn put(&mut self, table: &Table) -> Result<(), NftError> {
+        if !self.exists(table.family, &table.name)? {
+            let mut batch = Batch::new();
+            batch.create(table);
+            match self.apply(&batch) {
+                Err(NftError::Refused { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
+                result => return result,
+            }
+        }
+        let mut batch = Batch::new();
+        batch.replace(table);
+        self.apply(&batch)
+    }
+
+    /// Deletes a table with all that is in it. It is no error when there is none.
+    pub fn remove(&mut self, family: Family, table: &str) -> Result<(), NftError> {
+        if !self.exists(family, table)? {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.delete(family, table);
+        self.apply(&batch)
+    }
+
     /// Makes all changes of a batch, or none.
     pub fn apply(&mut self, batch: &Batch) -> Result<(), NftError> {
         let Some(last) = batch.steps.len().checked_sub(1) else { return Ok(()) };
+        // Linux 6.16 and later take a chain on a device that is not there, and wait for one of that name.
+        for step in &batch.steps {
+            if let Some(device) = &step.device
+                && name_to_index(&self.socket, device).is_err()
+            {
+                return Err(NftError::NoDevice { operation: step.does.clone(), device: device.clone() });
+            }
+        }
         // Messages are numbered: the beginning has `first`, the step with index i `first + 1 + i`.
         let first = self.sequence.wrapping_add(1);
         let number =

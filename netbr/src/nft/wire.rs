@@ -14,6 +14,7 @@ const ATTRIBUTE: usize = 4;
 pub(super) const REQUEST: u16 = 0x1;
 pub(super) const ACK: u16 = 0x4;
 pub(super) const DUMP: u16 = 0x300;
+pub(super) const EXCLUSIVE: u16 = 0x200;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const APPEND: u16 = 0x800;
 /// A dump that was changed while it was read.

@@ -46,8 +46,7 @@ mod rules;
 
 use std::net::Ipv4Addr;
 
-use super::{Batch, Family, Nft, NftError};
-use crate::Namespace;
+use super::{Family, Nft, NftError};
 
 pub use identity::Identity;
 
@@ -114,35 +113,28 @@ impl Veil {
     /// Puts the veil on its port, in place of the one that is there if any. No frame passes by neither.
     ///
     /// The port must exist; whether it is up and in a bridge does not matter, so it can be veiled before the guest's first frame.
-    pub fn raise(&self, namespace: &Namespace) -> Result<(), VeilError> {
+    pub fn raise(&self, nft: &mut Nft) -> Result<(), VeilError> {
         let table = rules::table(self)?;
-        let mut batch = Batch::new();
-        batch.replace(&table);
-        self::apply(namespace, &batch).map_err(|source| VeilError::Kernel { port: self.port.clone(), source })
+        nft.put(&table).map_err(|source| VeilError::Kernel { port: self.port.clone(), source })
     }
 
     /// Takes the veil off its port.
-    pub fn lower(&self, namespace: &Namespace) -> Result<(), VeilError> {
-        lower(namespace, &self.port)
+    pub fn lower(&self, nft: &mut Nft) -> Result<(), VeilError> {
+        lower(nft, &self.port)
     }
 }
 
 /// Takes the veil off a port. It is no error when there is none, or no such port.
 ///
-/// This is needed even after the port has gone: Linux keeps the chains (since 6.16 they would even be called again for a new interface
-/// of that name; before, they are empty remains).
-pub fn lower(namespace: &Namespace, port: &str) -> Result<(), VeilError> {
-    let mut batch = Batch::new();
-    batch.delete(Family::Netdev, &format!("{TABLE}{port}"));
-    apply(namespace, &batch).map_err(|source| VeilError::Kernel { port: port.to_owned(), source })
+/// This is needed even after the port has gone: Linux keeps the chains, and since 6.16 they are called again for a new interface of that
+/// name.
+pub fn lower(nft: &mut Nft, port: &str) -> Result<(), VeilError> {
+    nft.remove(Family::Netdev, &format!("{TABLE}{port}"))
+        .map_err(|source| VeilError::Kernel { port: port.to_owned(), source })
 }
 
-/// The names of the ports with a veil, among them such as have gone.
-pub fn ports(namespace: &Namespace) -> Result<Vec<String>, NftError> {
-    let tables = Nft::open(namespace)?.tables(Family::Netdev)?;
+/// The names of the ports with a veil, among them such as have gone: those veils are to be lowered.
+pub fn ports(nft: &mut Nft) -> Result<Vec<String>, NftError> {
+    let tables = nft.tables(Family::Netdev)?;
     Ok(tables.iter().filter_map(|table| table.name.strip_prefix(TABLE)).map(str::to_owned).collect())
-}
-
-fn apply(namespace: &Namespace, batch: &Batch) -> Result<(), NftError> {
-    Nft::open(namespace)?.apply(batch)
 }
