@@ -227,3 +227,99 @@ fn checksums_are_right_whoever_makes_them() {
         }
     }
 }
+
+#[test]
+fn a_guest_and_its_clone_talk_to_each_other() {
+    let lab = Lab::new(1);
+    // Who really has the inner identity: no veil.
+    let original = Lab::unveiled(&lab.host, 50);
+    Lab::begin(&original);
+    lab.settle();
+    let clone = &lab.guests[0];
+    let (inner4, inner6) = (inner().ipv4.unwrap(), inner().ipv6[0]);
+    assert!(lab.host.ping(inner4) && lab.host.ping(clone.outer4()));
+    let seen = talk(&original.net, &clone.net, ANY4, SocketAddr::new(clone.outer4().into(), 0), 1 << 20);
+    // To the clone, its original has the clone's outer identity.
+    assert_eq!(seen, clone.outer4());
+    let seen = talk(&clone.net, &original.net, ANY4, SocketAddr::new(clone.outer4().into(), 0), 1 << 20);
+    assert_eq!(seen, clone.outer4());
+    let seen = talk(&original.net, &clone.net, ANY6, SocketAddr::new(clone.outer6().into(), 0), 1 << 20);
+    assert_eq!(seen, clone.outer6());
+    let seen = talk(&lab.lan, &original.net, ANY6, SocketAddr::new(inner6.into(), 0), 1000);
+    assert_eq!(seen, v6(2));
+    assert_eq!(lab.checksum_errors(), 0);
+}
+
+#[test]
+fn errors_about_a_guests_packets_reach_its_sockets() {
+    let lab = Lab::new(2);
+    lab.settle();
+    let [one, other] = [&lab.guests[0], &lab.guests[1]];
+    for (bound, to) in [
+        (ANY4, IpAddr::from(LAN)),
+        (ANY4, other.outer4().into()),
+        (ANY6, v6(2).into()),
+        (ANY6, other.outer6().into()),
+    ] {
+        let socket = one.net.udp(bound);
+        // A port that nobody listens on.
+        socket.connect(SocketAddr::new(to, 9)).unwrap();
+        socket.send(b"anyone?").unwrap();
+        let error = socket.recv(&mut [0; 16]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
+    }
+}
+
+#[test]
+fn groups_that_the_bridge_learns_are_those_of_outer_addresses() {
+    let lab = Lab::new(1);
+    lab.settle();
+    // Reports follow within a second or so of the address.
+    let end = Instant::now() + SOON;
+    loop {
+        let groups = lab.host.run("bridge", &["mdb", "show", "dev", "br0"]);
+        assert!(!groups.contains("ff02::1:ff00:99"), "{groups}");
+        if groups.contains("port tap10 grp ff02::1:ff00:a") {
+            break;
+        }
+        assert!(Instant::now() < end, "{groups}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_veil_is_replaced_lowered_and_found_when_its_port_has_gone() {
+    let lab = Lab::new(1);
+    let guest = &lab.guests[0];
+    let mut nft = Nft::open(&lab.host.namespace).unwrap();
+    let once = lab.host.ruleset();
+    guest.veil().raise(&mut nft).unwrap();
+    assert_eq!(lab.host.ruleset(), once);
+    assert!(lab.host.ping(guest.outer4()));
+
+    let other = Veil { outer: outer(200), ..guest.veil() };
+    other.raise(&mut nft).unwrap();
+    assert!(lab.host.ping(outer(200).ipv4.unwrap()));
+    lab.host.ip("neigh flush all");
+    assert!(!lab.host.ping(guest.outer4()));
+    assert_eq!(netbr::veil::ports(&mut nft).unwrap(), [guest.port.clone()]);
+
+    other.lower(&mut nft).unwrap();
+    other.lower(&mut nft).unwrap();
+    assert_eq!(lab.host.ruleset(), "");
+    assert!(lab.host.ping(inner().ipv4.unwrap()));
+
+    guest.veil().raise(&mut nft).unwrap();
+    lab.host.ip(&format!("link del {}", guest.port));
+    for port in netbr::veil::ports(&mut nft).unwrap() {
+        netbr::veil::lower(&mut nft, &port).unwrap();
+    }
+    assert_eq!(lab.host.ruleset(), "");
+    let error = guest.veil().raise(&mut nft).unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap();
+    assert_eq!(
+        format!("{error}: {cause}"),
+        "no veil on tap10: cannot add the chain from-guest to the table netdev midge-veil-tap10 on tap10: there is no interface tap10"
+    );
+    assert_eq!(lab.host.ruleset(), "");
+}

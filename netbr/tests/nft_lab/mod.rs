@@ -3,6 +3,7 @@
 // Each test crate uses its part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod frames;
 pub mod sys;
 
 use std::io::{Read, Write};
