@@ -26,4 +26,5 @@ pub mod packet;
 pub mod watch;
 
 pub use mac::{Mac, MacError};
+pub use nft::veil;
 pub use ns::Namespace;
