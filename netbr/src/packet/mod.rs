@@ -10,6 +10,7 @@
 //! A checksum in a frame of this very host may not be filled in yet, as hardware would do that last; so none are checked.
 
 mod filter;
+mod lend;
 mod sys;
 
 use std::io::{self, IoSliceMut};
@@ -27,6 +28,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub use filter::Filter;
+pub use lend::{LendError, borrow, lend};
 
 use crate::ns::{Namespace, NamespaceError};
 
