@@ -143,7 +143,7 @@ impl Driver {
                 }
             }
             Input::Addresses(addresses) => {
-                self.told(Source::Agent, &addresses);
+                self.told_by_agent(&addresses);
                 // None, after all this time: the guest is as ready as it will be.
                 if std::mem::take(&mut self.awaits_address) {
                     self.ready();
@@ -166,6 +166,20 @@ impl Driver {
     fn told(&mut self, source: Source, addresses: &[IpAddr]) {
         self.addresses.told(source, addresses, jiff::Timestamp::now());
         self.addresses_changed();
+    }
+
+    /// What the agent tells once may not hold for ever. Where the guest's ports are watched, it is asked there whether it has
+    /// these addresses; those behind QEMU's user-mode network cannot be watched.
+    fn told_by_agent(&mut self, addresses: &[IpAddr]) {
+        let ports = self.shared.ports();
+        if ports.is_empty() {
+            return self.told(Source::Agent, addresses);
+        }
+        let (hidden, open): (Vec<IpAddr>, Vec<IpAddr>) =
+            addresses.iter().copied().partition(|address| is_user_mode(*address));
+        let has_user_net = self.plan.as_ref().is_some_and(|p| crate::machine::user_netdev(&p.spec).is_some());
+        self.told(Source::Agent, if has_user_net { &hidden } else { &[] });
+        ports.ask(&open);
     }
 
     fn addresses_changed(&mut self) {
@@ -378,6 +392,14 @@ impl Driver {
         if write && let Err(e) = self.shared.dir.write_run_state(&self.run) {
             tracing::error!("cannot write the state of the VM: {e}");
         }
+    }
+}
+
+/// Whether an address is one of QEMU's user-mode network (qemu(1), `-netdev user`: `net=10.0.2.0/24`, `ipv6-net=fec0::/64`).
+fn is_user_mode(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[..3] == [10, 0, 2],
+        IpAddr::V6(v6) => v6.segments()[..4] == [0xfec0, 0, 0, 0],
     }
 }
 

@@ -94,6 +94,5 @@ fn why_none(shared: &Shared, wanted: Wanted, within: Duration) -> Failure {
         let why = format!("the guest has no such address; known are {}", others.join(", "));
         return Failure::new(kind, why);
     }
-    let _ = wanted;
-    shared.why_no_address(kind)
+    shared.why_no_address(wanted.family, kind)
 }

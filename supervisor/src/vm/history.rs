@@ -2,11 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{End, Phase, State};
+use crate::spec::Mac;
+use crate::store::Source;
 
 /// The file's size at which a new one is begun; one old one is kept.
 const LIMIT: u64 = 1 << 20;
@@ -49,6 +52,41 @@ pub enum Happening {
         /// For want of space on the host.
         no_space: bool,
         /// QEMU's words.
+        detail: String,
+    },
+    /// The guest has an address.
+    Address {
+        /// Its interface.
+        net: usize,
+        /// The address.
+        address: IpAddr,
+        /// What gave it away.
+        source: Source,
+    },
+    /// The guest has an address no longer.
+    AddressLost {
+        /// Its interface.
+        net: usize,
+        /// The address.
+        address: IpAddr,
+        /// Why.
+        why: String,
+    },
+    /// Another machine uses an address of the guest.
+    AddressConflict {
+        /// The interface.
+        net: usize,
+        /// The address.
+        address: IpAddr,
+        /// The other machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        other: Option<Mac>,
+    },
+    /// The host's end of an interface is gone, or cannot be watched any more.
+    PortLost {
+        /// The interface.
+        net: usize,
+        /// What happened to it.
         detail: String,
     },
     /// The guest ended.

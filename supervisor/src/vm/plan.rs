@@ -134,7 +134,7 @@ impl Plan {
             append: String::new(),
             disk: None,
             ram: run.ram_file.clone().map_or(Ram::Anonymous, Ram::File),
-            macs: Vec::new(),
+            macs: record.macs.iter().filter_map(|mac| mac.parse().ok()).collect(),
             uuid: record.id,
             credentials: Vec::new(),
             spec,

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::End;
 use super::console::Console;
-use super::control::{Failure, FailureKind};
+use super::control::{Failure, FailureKind, Family};
 use super::driver::Input;
 use super::link::Handle;
 use super::plan::{self, Plan};
@@ -97,10 +97,10 @@ impl Shared {
         *self.ports.borrow_mut() = ports;
     }
 
-    /// Why the guest has no address, as a failure of this kind.
-    pub(super) fn why_no_address(&self, kind: FailureKind) -> Failure {
+    /// Why the guest has no address of this family, as a failure of this kind.
+    pub(super) fn why_no_address(&self, family: Family, kind: FailureKind) -> Failure {
         let name = self.dir.name();
-        self.ports().why(kind).unwrap_or_else(|| {
+        self.ports().why(family, kind).unwrap_or_else(|| {
             Failure::new(kind, format!("the guest of `{name}` has shown no address"))
                 .hint(format!("midge console {name}"))
         })

@@ -163,11 +163,16 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     if run.qemu.is_some() && adopted.is_none() {
         return Err(Failure::new(FailureKind::WrongState, format!("`{name}` ended just now")));
     }
-    if adopted.is_none() {
-        let ports = Ports::make(&plan).await?;
-        run.ports = ports.states();
-        shared.set_ports(Rc::new(ports));
-    }
+    let known = std::mem::take(&mut run.heard);
+    let ports = match adopted {
+        Some(_) => Ports::find(&plan, &run.ports).await,
+        None => Ports::make(&plan).await?,
+    };
+    run.ports = ports.states();
+    run.heard.clone_from(&known);
+    let ports = Rc::new(ports);
+    shared.set_ports(ports.clone());
+    ports.watch(&shared, &known);
     dir.write_run_state(&run).map_err(store)?;
     let sockets = SocketDir::open(dir.run_dir()).map_err(io)?;
     let listener = sockets.listen("control.sock").map_err(io)?;

@@ -1,0 +1,202 @@
+//! The host's ends of a guest's interfaces: the tap of each that is on a bridge, and the watch on it.
+//!
+//! They are made when the supervisor takes charge and kept until it leaves, so that a guest which is started again keeps its
+//! port. A supervisor that takes charge of a QEMU that runs already finds its ports by their recorded names; QEMU holds the
+//! taps.
+
+mod heard;
+mod make;
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+
+use netbr::Namespace;
+use netbr::link::Tap;
+use netbr::packet::PacketSocket;
+use netbr::watch::{Asker, Event, TableConfig, Want, Watch, WatchError, Watcher, WatcherConfig};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::control::{Failure, FailureKind, Family};
+use super::driver::Input;
+use super::history::Happening;
+use super::shared::Shared;
+use crate::error::chain;
+use crate::spec::Mac;
+use crate::store::{Heard, PortState};
+
+/// The name of midge's own network, and of its bridge.
+pub(super) const NAT: &str = "midge0";
+
+/// Whether a bridge is of midge's own making, by its name.
+#[must_use]
+pub fn is_own_network(bridge: &str) -> bool {
+    bridge == NAT
+}
+
+/// The ports of one VM.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    /// How many interfaces the VM has.
+    nets: usize,
+    ports: Vec<Port>,
+}
+
+/// One port.
+#[derive(Debug)]
+struct Port {
+    state: PortState,
+    mac: Mac,
+    /// Nothing where only QEMU has it.
+    tap: Option<Tap>,
+    /// What it is watched by, until the watch begins; nothing where it cannot be watched.
+    ear: RefCell<Option<Ear>>,
+    /// The view of the watch, once it has begun.
+    watch: RefCell<Option<Watch>>,
+}
+
+/// What a port's watch needs.
+#[derive(Debug)]
+struct Ear {
+    socket: PacketSocket,
+    asker: Asker,
+}
+
+impl Ports {
+    /// What is to be recorded of them.
+    pub(super) fn states(&self) -> Vec<PortState> {
+        self.ports.iter().map(|port| port.state.clone()).collect()
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+    }
+
+    /// Whether QEMU can be started with them: a port whose tap only an earlier QEMU had is gone with it.
+    pub(super) fn are_open(&self) -> bool {
+        self.ports.iter().all(|port| port.tap.is_some())
+    }
+
+    /// For each interface its open tap, where it has one.
+    pub(super) fn taps(&self) -> Vec<Option<BorrowedFd<'_>>> {
+        let tap = |net| {
+            let port = self.ports.iter().find(|port| port.state.net == net)?;
+            port.tap.as_ref()?.fds().next()
+        };
+        (0..self.nets).map(tap).collect()
+    }
+
+    /// Begins to watch them. `known` is what a supervisor before knew: each address of it is asked for at once.
+    pub(super) fn watch(&self, shared: &Rc<Shared>, known: &[Heard]) {
+        for port in &self.ports {
+            let Some(Ear { socket, asker }) = port.ear.borrow_mut().take() else { continue };
+            let known = known.iter().filter(|heard| heard.net == port.state.net);
+            let config = WatcherConfig {
+                table: TableConfig { macs: vec![port.mac], asker },
+                namespace: Namespace::current(),
+                known: known.filter_map(|heard| heard::saved(heard, port.mac)).collect(),
+            };
+            let (watcher, watch) = Watcher::new(socket, config);
+            let net = port.state.net;
+            tokio::task::spawn_local(tell_addresses(shared.clone(), net, watch.clone()));
+            tokio::task::spawn_local(tell_events(shared.clone(), net, watch.clone()));
+            let shared = shared.clone();
+            tokio::task::spawn_local(async move {
+                if let Err(e) = watcher.run().await {
+                    tell_end(&shared, net, &e);
+                }
+            });
+            *port.watch.borrow_mut() = Some(watch);
+        }
+    }
+
+    /// Asks the guest on all of its ports whether it has these addresses.
+    pub(super) fn ask(&self, addresses: &[IpAddr]) {
+        for port in &self.ports {
+            let Some(watch) = port.watch.borrow().clone() else { continue };
+            let addresses = addresses.to_vec();
+            tokio::task::spawn_local(async move {
+                if let Err(e) = watch.ask(addresses).await {
+                    tracing::debug!("the guest is not asked for its addresses: {e}");
+                }
+            });
+        }
+    }
+
+    /// Why the guest has no address of this family, as far as its ports tell.
+    pub(super) fn why(&self, family: Family, kind: FailureKind) -> Option<Failure> {
+        let port = self.ports.first()?;
+        let want = match family {
+            Family::Any => Want::Any,
+            Family::V4 => Want::Ipv4,
+            Family::V6 => Want::Ipv6,
+        };
+        let tap = &port.state.tap;
+        let Some(watch) = port.watch.borrow().clone() else {
+            let why = format!("no address is known, as nobody watches the guest's port {tap}");
+            return Some(Failure::new(kind, why).hint("`midge net check` tells what watching takes"));
+        };
+        let why = watch.why(true, want)?;
+        let failure = Failure::new(kind, format!("no address, {}: {why}", why.code()));
+        Some(match why {
+            netbr::watch::NoAddress::NoDhcpAnswer { .. } => {
+                failure.hint(format!("midge net check {}", port.state.bridge))
+            }
+            _ => failure,
+        })
+    }
+}
+
+/// Tells the driver the addresses of a port whenever they change.
+async fn tell_addresses(shared: Rc<Shared>, net: usize, watch: Watch) {
+    let mut changes = watch.changes();
+    // Only the channel is needed: the view that keeps the watcher alive is the ports'.
+    drop(watch);
+    while changes.changed().await.is_ok() {
+        let heard = heard::all(net, &changes.borrow_and_update());
+        shared.tell(Input::Heard(net, heard));
+    }
+}
+
+/// Notes what becomes known of a port's addresses in the history.
+async fn tell_events(shared: Rc<Shared>, net: usize, watch: Watch) {
+    let mut events = watch.events();
+    drop(watch);
+    loop {
+        match events.recv().await {
+            Ok(event) => {
+                if let Some(what) = happening(net, &event) {
+                    shared.tell(Input::Happened(what));
+                }
+            }
+            Err(RecvError::Lagged(missed)) => tracing::warn!("{missed} changes of addresses were missed"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn happening(net: usize, event: &Event) -> Option<Happening> {
+    match event {
+        Event::Appeared(address) => Some(Happening::Address {
+            net,
+            address: address.address,
+            source: heard::source(address.source),
+        }),
+        Event::Lost { address, why } => {
+            Some(Happening::AddressLost { net, address: address.address, why: why.to_string() })
+        }
+        Event::Conflict { address, other } => {
+            Some(Happening::AddressConflict { net, address: *address, other: Some(*other) })
+        }
+        _ => None,
+    }
+}
+
+fn tell_end(shared: &Shared, net: usize, error: &WatchError) {
+    let detail = chain(error);
+    tracing::warn!("{detail}");
+    shared.tell(Input::Heard(net, Vec::new()));
+    shared.tell(Input::Happened(Happening::PortLost { net, detail }));
+}
