@@ -64,11 +64,7 @@ impl FromStr for Mac {
         if pairs.next().is_some() {
             return Err(form());
         }
-        // The lowest bit of the first byte marks a group's address (IEEE 802, 8.2).
-        if bytes[0] & 1 == 1 || bytes == [0; 6] {
-            return Err(MacError::NotUnicast(text.to_owned()));
-        }
-        Ok(Self(bytes))
+        Self::try_from(bytes).map_err(|_| MacError::NotUnicast(text.to_owned()))
     }
 }
 
@@ -82,6 +78,18 @@ impl fmt::Display for Mac {
 impl From<Mac> for String {
     fn from(mac: Mac) -> Self {
         mac.to_string()
+    }
+}
+
+impl TryFrom<[u8; 6]> for Mac {
+    type Error = MacError;
+
+    fn try_from(bytes: [u8; 6]) -> Result<Self, MacError> {
+        // The lowest bit of the first byte marks a group's address (IEEE 802, 8.2).
+        if bytes[0] & 1 == 1 || bytes == [0; 6] {
+            return Err(MacError::NotUnicast(Self(bytes).to_string()));
+        }
+        Ok(Self(bytes))
     }
 }
 
