@@ -56,7 +56,7 @@ fn exhaust(world: &World, network: &Network) {
 fn udhcpc(world: &World, more: &[&str]) -> Program {
     let mut command = world.guest.command("udhcpc");
     command.args(["-f", "-i", "eth0", "-t", "20", "-T", "1", "-s", &world.path("script")]);
-    world.start(command.args(["-x", "hostname:udhcpc-guest"]).args(more))
+    world.start(command.args(["-O", "mtu", "-x", "hostname:udhcpc-guest"]).args(more))
 }
 
 fn dhclient(world: &World, more: &[&str]) -> Command {
@@ -146,8 +146,7 @@ async fn dhcpcd_obtains_renews_reboots_and_releases() {
     assert_eq!(bound(&mut server, Occasion::Renewing).await, address);
     world.told(&["RENEW"]).await;
     // Without a release, and both come back.
-    client.signal("TERM");
-    drop(client);
+    client.end("TERM").await;
     server.stop().await;
     let mut server = world.serve(&network);
     let client = dhcpcd(&world, "");
@@ -210,13 +209,14 @@ async fn an_address_that_a_neighbour_uses_is_not_given() {
 
 #[tokio::test]
 async fn a_veiled_guest_keeps_the_lease_that_it_believes_in() {
-    // The guest is told of a router that is not there, by a server that is not the one that it reaches.
+    // The guest believes that a router gave it its lease, which is there but knows nothing of that.
     let believed = Network {
         router: Some(ip(254)),
         dns: vec![ip(254)],
         ..Network::new("10.77.0.0/24".parse().unwrap(), ip(254), mac(200))
     };
     let mut world = World::new(&network(20));
+    let _router = world.neighbour(mac(200), ip(254));
     let inner = ip(123);
     let mut server = world.serve_with(Responder::fixed(believed, guest(), inner).unwrap());
     let client = dhcpcd(&world, "");
@@ -233,10 +233,11 @@ async fn a_veiled_guest_keeps_the_lease_that_it_believes_in() {
         })
         .await;
     assert_eq!(renewed, inner);
-    client.signal("TERM");
-    drop(client);
+    world.told(&["RENEW"]).await;
+    client.end("TERM").await;
     let client = dhcpcd(&world, "");
     assert_eq!(bound(&mut server, Occasion::Reboot).await, inner);
+    world.told(&["REBOOT"]).await;
     client.signal("ALRM");
     assert_eq!(released(&mut server).await, inner);
     drop(client);

@@ -90,6 +90,13 @@ impl Program {
         run("kill", &[&format!("-{signal}"), &self.0.id().to_string()]);
     }
 
+    /// Has it end by itself and waits for that.
+    pub async fn end(mut self, signal: &str) {
+        self.signal(signal);
+        let ended = tokio::task::spawn_blocking(move || self.0.wait().map(drop));
+        within("its end", ended).await.unwrap().unwrap();
+    }
+
     /// Ends it as a power cut would.
     pub fn kill(mut self) {
         self.0.kill().unwrap();
