@@ -59,8 +59,8 @@ pub enum LinkKind {
 pub struct BridgeState {
     /// Whether it speaks the spanning tree protocol.
     pub stp: bool,
-    /// How long a port listens before it passes frames on, in 1/100 s; it counts without STP, too (`br_make_forwarding` in
-    /// net/bridge/br_stp.c).
+    /// With STP, how long a port listens, and then again how long it learns, before it passes frames on, in 1/100 s
+    /// (`br_make_forwarding` in net/bridge/br_stp.c).
     pub forward_delay: u32,
     /// Whether it sorts frames by VLAN.
     pub vlan_filtering: bool,

@@ -72,3 +72,32 @@ pub fn receive(tap: BorrowedFd<'_>) -> String {
         }
     }
 }
+
+/// Joins two namespaces by a cable: `host` gets the end `near`, `router` the end `far`; both are up.
+#[track_caller]
+pub fn cable(host: &Namespace, near: &str, router: &Namespace, far: &str) {
+    let other = router.run(|| std::fs::File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
+    let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&other));
+    ip(host, &format!("link add {near} type veth peer name {far}"));
+    ip(host, &format!("link set {far} netns {path}"));
+    ip(host, &format!("link set {near} up"));
+    ip(router, &format!("link set {far} up"));
+}
+
+/// Runs `nft` in the namespace with a ruleset on its input.
+#[track_caller]
+pub fn nft(namespace: &Namespace, rules: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.nft");
+    std::fs::write(&file, rules).unwrap();
+    let done = namespace.run(|| Command::new("nft").arg("-f").arg(&file).output()).unwrap();
+    let done = done.unwrap_or_else(|e| panic!("cannot run `nft` (Debian package nftables): {e}"));
+    assert!(done.status.success(), "nft: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Writes a setting below `/proc/sys/net` of the namespace.
+#[track_caller]
+pub fn sysctl(namespace: &Namespace, name: &str, value: &str) {
+    let path = format!("/proc/sys/net/{name}");
+    namespace.run(|| std::fs::write(&path, value)).unwrap().unwrap_or_else(|e| panic!("{path}: {e}"));
+}
