@@ -1,1 +1,0 @@
-//! A packet socket on one interface (packet(7)), with a kernel filter.
