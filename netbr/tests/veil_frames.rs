@@ -86,6 +86,12 @@ impl Lab {
         );
         arrives(&format!("{what} to the guest"), &self.lan, &self.guest, &to_guest(OUTER), &to_guest(INNER));
     }
+
+    /// What the guest sends about itself, and what comes from who really has the inner identity: to the guest, that one has the other.
+    fn of_itself(&self, what: &str, frame: impl Fn(Who) -> Vec<u8>) {
+        arrives(&format!("{what} from the guest"), &self.guest, &self.lan, &frame(INNER), &frame(OUTER));
+        arrives(&format!("{what} of the original"), &self.lan, &self.guest, &frame(INNER), &frame(OUTER));
+    }
 }
 
 fn arrives(what: &str, from: &Packets, to: &Packets, sent: &[u8], expected: &[u8]) {
@@ -119,11 +125,9 @@ fn arp_is_rewritten() {
         |me| ether(BROADCAST, LAN.mac, ARP, &arp(1, (LAN.mac, unspecified), (NOBODY, me.ip))),
     );
     // The guest would take one of its own address for a conflict, so it is shown as the other's.
-    lab.both_ways(
-        "an announcement",
-        |me| ether(BROADCAST, me.mac, ARP, &arp(1, (me.mac, me.ip), (NOBODY, me.ip))),
-        |me| ether(BROADCAST, me.mac, ARP, &arp(1, (me.mac, me.ip), (NOBODY, me.ip))),
-    );
+    lab.of_itself("an announcement", |me| {
+        ether(BROADCAST, me.mac, ARP, &arp(1, (me.mac, me.ip), (NOBODY, me.ip)))
+    });
     // Of other networks than Ethernet and IPv4, only the frame's own addresses are known.
     let mut other = arp(1, (INNER.mac, INNER.ip), (NOBODY, INNER.ip));
     other[3] = 1;
@@ -278,7 +282,7 @@ fn neighbour_discovery_is_rewritten() {
         let body = [&[0; 4][..], &link_layer(1, me.mac)].concat();
         ether(group_ether6(routers), me.mac, IPV6, &icmpv6(me.link_local, routers, 133, &body))
     };
-    lab.both_ways("a router solicitation", solicit, solicit);
+    lab.of_itself("a router solicitation", solicit);
 }
 
 #[test]
@@ -323,14 +327,14 @@ fn reports_of_membership_are_rewritten() {
         let body = [&[0, 0, 0, 8][..], &records].concat();
         ether(group_ether6(routers), me.mac, IPV6, &mld(me.link_local, routers, 143, &body))
     };
-    lab.both_ways("a report of version 2", report, report);
+    lab.of_itself("a report of version 2", report);
     for kind in [130, 131] {
         let report = |me: Who| {
             let group = solicited(me.ip6);
             let body = [&[0; 4][..], &group.octets()].concat();
             ether(group_ether6(group), me.mac, IPV6, &mld(me.link_local, group, kind, &body))
         };
-        lab.both_ways("a report or query of version 1", report, report);
+        lab.of_itself("a report or query of version 1", report);
     }
 }
 

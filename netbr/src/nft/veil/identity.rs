@@ -53,8 +53,12 @@ pub(super) fn low(bytes: &[u8]) -> [u8; 3] {
 /// first one made.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Ipv6Exchange {
-    /// Interface identifiers, both ways. Empty when both identities have one MAC.
+    /// The inner and the outer interface identifier, when they differ.
+    pub(super) id: Option<([u8; 8], [u8; 8])>,
+    /// Both ways.
     pub(super) ids: BTreeMap<[u8; 8], [u8; 8]>,
+    /// The inner and the outer address, when the second map exchanges these two and no others.
+    pub(super) pair: Option<([u8; 16], [u8; 16])>,
     /// What to make of an address, by what the first map made of it.
     pub(super) second: BTreeMap<[u8; 16], [u8; 16]>,
     /// The last bytes of what becomes of an address, by the address as it stood in the packet, where the first map is not all.
@@ -73,12 +77,9 @@ impl Ipv6Exchange {
                 outer: outer.ipv6.len(),
             });
         }
-        let mut ids = BTreeMap::new();
         let (inner_id, outer_id) = (inner.interface_id(), outer.interface_id());
-        if inner_id != outer_id {
-            ids.insert(inner_id, outer_id);
-            ids.insert(outer_id, inner_id);
-        }
+        let id = (inner_id != outer_id).then_some((inner_id, outer_id));
+        let ids: BTreeMap<_, _> = id.into_iter().flat_map(|(i, o)| [(i, o), (o, i)]).collect();
         let first = |address: [u8; 16]| {
             let mut made = address;
             if let Some(id) = low_half(&address).and_then(|id| ids.get(&id)) {
@@ -105,6 +106,11 @@ impl Ipv6Exchange {
         }
         let second: BTreeMap<_, _> =
             wanted.iter().map(|(&from, &to)| (first(from), to)).filter(|(from, to)| from != to).collect();
+        let pair = match (&inner.ipv6[..], &outer.ipv6[..]) {
+            ([inner], [outer]) => Some((inner.octets(), outer.octets())),
+            _ => None,
+        };
+        let pair = pair.filter(|(i, o)| second == BTreeMap::from([(*i, *o), (*o, *i)]));
         let becomes = wanted
             .iter()
             .filter(|(from, to)| first(**from) != **to)
@@ -119,7 +125,7 @@ impl Ipv6Exchange {
                 groups.insert(other, one);
             }
         }
-        Ok(Self { ids, second, becomes, groups })
+        Ok(Self { id, ids, pair, second, becomes, groups })
     }
 }
 

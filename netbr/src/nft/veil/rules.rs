@@ -32,10 +32,12 @@ const NEIGHBOUR: &str = "neighbour-discovery";
 const LISTENER: &str = "listener-discovery";
 
 /// Chains. `ip` and `arp` are words of nft(8) and would not be read back by it.
-const EXCHANGE: &str = "exchange";
+const FROM_IPV4: &str = "from-guest-ipv4";
+const FROM_IPV6: &str = "from-guest-ipv6";
+const TO_IPV4: &str = "to-guest-ipv4";
+const TO_IPV6: &str = "to-guest-ipv6";
 const IN_ARP: &str = "in-arp";
-const IN_IPV4: &str = "in-ipv4";
-const IN_IPV6: &str = "in-ipv6";
+const IN_ICMP: &str = "in-icmp";
 const IN_ICMPV6: &str = "in-icmpv6";
 const IN_NEIGHBOUR: &str = "in-neighbour-discovery";
 const IN_LISTENER: &str = "in-listener-discovery";
@@ -60,70 +62,62 @@ const GROUP_ETHER_PREFIX: [u8; 3] = [0x33, 0x33, 0xff];
 const RECORDS: u32 = 8;
 
 /// The table that exchanges the identities of a veil.
+///
+/// Both directions have chains of their own for what nearly all frames have, which pass as few expressions as possible. There, what
+/// cannot come is not exchanged back: the guest does not send under its outer identity, nor to its inner one, and what is sent to it does
+/// not come from its outer one. That leaves one place where both addresses must be looked for, the destination of what comes to it.
 pub(super) fn table(veil: &Veil) -> Result<Table, VeilError> {
     let mut table = Table::new(Family::Netdev, &format!("{TABLE}{}", veil.port));
     let (inner, outer) = (&veil.inner, &veil.outer);
-    let mut exchange = Vec::new();
+    let (mut from, mut to) = (Vec::new(), Vec::new());
 
     let ethers = inner.mac != outer.mac;
     if ethers {
-        table.sets.push(both_ways(ETHERS, Type::Ether, &inner.mac.bytes(), &outer.mac.bytes()));
-        exchange.push(Rule::new().rewrite(ETHER_SOURCE, ETHERS));
-        exchange.push(Rule::new().rewrite(ETHER_DESTINATION, ETHERS));
+        let (inner, outer) = (inner.mac.bytes(), outer.mac.bytes());
+        table.sets.push(both_ways(ETHERS, Type::Ether, &inner, &outer));
+        from.push(Rule::new().replace(ETHER_SOURCE, &inner, &outer));
+        from.push(Rule::new().replace(ETHER_DESTINATION, &outer, &inner));
+        to.push(Rule::new().rewrite(ETHER_DESTINATION, ETHERS));
+        to.push(Rule::new().replace(ETHER_SOURCE, &inner, &outer));
     }
     let ipv4s = match (inner.ipv4, outer.ipv4) {
-        (Some(inner), Some(outer)) => {
-            table.sets.push(both_ways(IPV4S, Type::Ipv4, &inner.octets(), &outer.octets()));
-            inner != outer
-        }
-        (None, None) => false,
+        (Some(inner), Some(outer)) => (inner != outer).then(|| (inner.octets(), outer.octets())),
+        (None, None) => None,
         (Some(has), None) | (None, Some(has)) => {
             return Err(VeilError::Ipv4 { port: veil.port.clone(), has });
         }
     };
+    if let Some((inner, outer)) = &ipv4s {
+        table.sets.push(both_ways(IPV4S, Type::Ipv4, inner, outer));
+    }
+    ipv4(&mut table, ipv4s);
+    ipv6(&mut table, &Ipv6Exchange::of(veil)?, ethers);
+    table.chains.push(Chain::regular(IN_ARP, arp(ethers, ipv4s.is_some())));
+    let goto = |ether_type, chain| Rule::new().ether_type(ether_type).verdict(Verdict::Goto(chain));
+    from.extend([
+        goto(EtherType::Ipv4, FROM_IPV4),
+        goto(EtherType::Ipv6, FROM_IPV6),
+        goto(EtherType::Arp, IN_ARP),
+    ]);
+    to.extend([goto(EtherType::Ipv4, TO_IPV4), goto(EtherType::Ipv6, TO_IPV6), goto(EtherType::Arp, IN_ARP)]);
 
-    if ethers || ipv4s {
-        exchange.push(to(EtherType::Arp, IN_ARP));
-        table.chains.push(Chain::regular(IN_ARP, arp(ethers, ipv4s)));
-    }
-    if ipv4s {
-        // Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
-        table.sets.push(Set::of(ICMP_ERRORS, Type::IcmpType, [3, 4, 5, 11, 12].map(|t| vec![t])));
-        exchange.push(to(EtherType::Ipv4, IN_IPV4));
-        table.chains.push(Chain::regular(IN_IPV4, ipv4()));
-    }
-    if ethers || !inner.ipv6.is_empty() {
-        exchange.push(to(EtherType::Ipv6, IN_IPV6));
-        ipv6(&mut table, &Ipv6Exchange::of(veil)?, ethers);
-    }
-
-    table.chains.push(Chain::regular(EXCHANGE, exchange));
     let base = |hook| Base { kind: Kind::Filter, hook, priority: priority::FILTER };
-    let jump = || Rule::new().verdict(Verdict::Jump(EXCHANGE));
-    let ask = |ether_type, port: u16| {
-        let asks = Rule::new().transport(Transport::Udp).ether_type(ether_type);
-        asks.is(DESTINATION_PORT, &port.to_be_bytes()).drop()
-    };
-    table.chains.push(Chain::base(
-        "from-guest",
-        base(Hook::Ingress(veil.port.clone())),
-        vec![ask(EtherType::Ipv4, DHCP), ask(EtherType::Ipv6, DHCPV6), jump()],
-    ));
-    table.chains.push(Chain::base("to-guest", base(Hook::Egress(veil.port.clone())), vec![jump()]));
+    table.chains.push(Chain::base("from-guest", base(Hook::Ingress(veil.port.clone())), from));
+    table.chains.push(Chain::base("to-guest", base(Hook::Egress(veil.port.clone())), to));
     Ok(table)
 }
 
 /// A map that exchanges two addresses.
 fn both_ways(name: &'static str, kind: Type, one: &[u8], other: &[u8]) -> Set {
-    let mut elements = vec![(one.to_vec(), other.to_vec())];
-    if one != other {
-        elements.push((other.to_vec(), one.to_vec()));
-    }
-    Set::map(name, kind, kind, elements)
+    Set::map(name, kind, kind, [(one.to_vec(), other.to_vec()), (other.to_vec(), one.to_vec())])
 }
 
-fn to(ether_type: EtherType, chain: &'static str) -> Rule {
-    Rule::new().ether_type(ether_type).verdict(Verdict::Goto(chain))
+/// Ends the way of most packets, and that of requests for an address, which are for whoever listens by a packet socket.
+fn tcp_and_dhcp(port: u16) -> [Rule; 2] {
+    [
+        Rule::new().transport(Transport::Tcp).accept(),
+        Rule::new().transport(Transport::Udp).is(DESTINATION_PORT, &port.to_be_bytes()).drop(),
+    ]
 }
 
 fn arp(ethers: bool, ipv4s: bool) -> Vec<Rule> {
@@ -141,14 +135,29 @@ fn arp(ethers: bool, ipv4s: bool) -> Vec<Rule> {
     rules
 }
 
-fn ipv4() -> Vec<Rule> {
-    let error = || Rule::new().transport(Transport::Icmp).is_in(ICMP_TYPE, ICMP_ERRORS);
-    vec![
-        Rule::new().rewrite(IPV4_SOURCE, IPV4S),
-        Rule::new().rewrite(IPV4_DESTINATION, IPV4S),
-        error().rewrite(ICMP_ABOUT_SOURCE, IPV4S),
-        error().rewrite(ICMP_ABOUT_DESTINATION, IPV4S),
-    ]
+fn ipv4(table: &mut Table, addresses: Option<([u8; 4], [u8; 4])>) {
+    let (mut from, mut to) = (Vec::new(), Vec::new());
+    let icmp = || Rule::new().transport(Transport::Icmp).verdict(Verdict::Goto(IN_ICMP));
+    if let Some((inner, outer)) = addresses {
+        from.push(Rule::new().replace(IPV4_SOURCE, &inner, &outer));
+        from.push(Rule::new().replace(IPV4_DESTINATION, &outer, &inner));
+        to.push(Rule::new().rewrite(IPV4_DESTINATION, IPV4S));
+        to.push(Rule::new().replace(IPV4_SOURCE, &inner, &outer));
+    }
+    from.extend(tcp_and_dhcp(DHCP));
+    if addresses.is_some() {
+        from.push(icmp());
+        to.push(icmp());
+        // Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
+        table.sets.push(Set::of(ICMP_ERRORS, Type::IcmpType, [3, 4, 5, 11, 12].map(|t| vec![t])));
+        let error = || Rule::new().is_in(ICMP_TYPE, ICMP_ERRORS);
+        table.chains.push(Chain::regular(
+            IN_ICMP,
+            vec![error().rewrite(ICMP_ABOUT_SOURCE, IPV4S), error().rewrite(ICMP_ABOUT_DESTINATION, IPV4S)],
+        ));
+    }
+    table.chains.push(Chain::regular(FROM_IPV4, from));
+    table.chains.push(Chain::regular(TO_IPV4, to));
 }
 
 /// Which of an exchange's maps have entries: rules are made for those only.
@@ -183,6 +192,32 @@ fn ipv6(table: &mut Table, exchange: &Ipv6Exchange, ethers: bool) {
         becomes: !exchange.becomes.is_empty(),
         groups: !exchange.groups.is_empty(),
     };
+    // One of the two interface identifiers in one place, then whole addresses.
+    let one_way = |field: Field, outwards: bool| {
+        let mut rules = Vec::new();
+        if let Some((inner, outer)) = &exchange.id {
+            let (old, new) = if outwards { (inner, outer) } else { (outer, inner) };
+            rules.push(Rule::new().replace(field.interface_id(), old, new));
+        }
+        if let Some((inner, outer)) = &exchange.pair {
+            let (old, new) = if outwards { (inner, outer) } else { (outer, inner) };
+            rules.push(Rule::new().replace(field, old, new));
+        } else if used.second {
+            rules.push(Rule::new().rewrite(field, IPV6S));
+        }
+        rules
+    };
+    let icmpv6_rule = Rule::new().transport(Transport::Icmpv6).verdict(Verdict::Goto(IN_ICMPV6));
+    let mut from = one_way(IPV6_SOURCE, true);
+    from.extend(one_way(IPV6_DESTINATION, false));
+    from.extend(tcp_and_dhcp(DHCPV6));
+    from.push(icmpv6_rule.clone());
+    let mut to = used.exchange(IPV6_DESTINATION, Rule::new);
+    to.extend(one_way(IPV6_SOURCE, true));
+    to.push(icmpv6_rule);
+    table.chains.push(Chain::regular(FROM_IPV6, from));
+    table.chains.push(Chain::regular(TO_IPV6, to));
+
     let types = |name, types: &[u8]| Set::of(name, Type::Icmpv6Type, types.iter().map(|t| vec![*t]));
     table.sets.extend([
         // Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443).
@@ -192,11 +227,6 @@ fn ipv6(table: &mut Table, exchange: &Ipv6Exchange, ethers: bool) {
         types(LISTENER, &[130, 131, 132, REPORT_V2]),
     ]);
     table.sets.extend(maps(exchange, used));
-
-    let mut in_ipv6 = vec![Rule::new().transport(Transport::Icmpv6).verdict(Verdict::Jump(IN_ICMPV6))];
-    in_ipv6.extend(used.exchange(IPV6_SOURCE, Rule::new));
-    in_ipv6.extend(used.exchange(IPV6_DESTINATION, Rule::new));
-    table.chains.push(Chain::regular(IN_IPV6, in_ipv6));
 
     let mut in_icmpv6 = vec![
         Rule::new().is_in(ICMP_TYPE, NEIGHBOUR).verdict(Verdict::Goto(IN_NEIGHBOUR)),
