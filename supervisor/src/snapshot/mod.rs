@@ -1,9 +1,12 @@
 //! Snapshots: device state, RAM and disk of one paused VM as one unit.
 pub mod digest;
+pub mod engine;
 mod error;
 #[allow(unsafe_code, reason = "leases are asked for by a fcntl(2) for which no crate in use has a safe call")]
 mod lease;
 pub mod ram;
 pub mod stream;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
 
 pub use error::SnapshotError;

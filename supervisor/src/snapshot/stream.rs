@@ -13,6 +13,7 @@
 //! state    "QEVM", version 3 (32 bits), sections, 0 (end)
 //! section  type (8 bits), id (32), and with type 1 (start) and 4 (full): length of name (8), name, instance (32), version (32);
 //!          then what its device writes, then 0x7e, id (32)
+//! command  8 (8), number (16), length (16), bytes: such as "the source stands still from here on", between the parts of `ram`
 //! ram      records, each an address with flags in its low bits (64), until the flag 0x10 (end):
 //!          0x04 a list of blocks (name, size, address) whose sizes sum to the address part,
 //!          0x02 a page of one byte, 0x08 a page; both with a block's name unless flag 0x20 says that it is the last one's
@@ -24,6 +25,7 @@ const MAGIC: &[u8; 8] = b"QEVM\0\0\0\x03";
 const SECTION_START: u8 = 1;
 const SECTION_PART: u8 = 2;
 const SECTION_END: u8 = 3;
+const COMMAND: u8 = 8;
 const FOOTER: u8 = 0x7e;
 
 const ZERO_PAGE: u64 = 0x02;
@@ -55,8 +57,17 @@ fn ram_section(state: &[u8]) -> Result<&[u8], SnapshotError> {
     };
     let mut reader = Reader { bytes: sections, at: 0 };
     let mut ended = false;
-    while let Some(kind @ (SECTION_START | SECTION_PART | SECTION_END)) = reader.peek() {
+    while let Some(kind @ (SECTION_START | SECTION_PART | SECTION_END | COMMAND)) = reader.peek() {
+        if ended {
+            break;
+        }
         reader.take(1)?;
+        if kind == COMMAND {
+            reader.take(2)?;
+            let length = reader.take(2)?;
+            reader.take(usize::from(u16::from_be_bytes([length[0], length[1]])))?;
+            continue;
+        }
         let id = reader.take(4)?;
         if kind == SECTION_START {
             if reader.name()? != b"ram" {
@@ -173,6 +184,8 @@ mod tests {
                 &[record(0, PAGE, &[b"\x07pc.bios".as_slice(), &[0xea; 4096]].concat()), end.clone()]
                     .concat(),
             ),
+            // MIG_CMD_SWITCHOVER_START, as QEMU 10 sends it.
+            b"\x08\0\x0b\0\0".to_vec(),
             section(SECTION_END, &[record(0x1000, ZERO_PAGE | SAME_BLOCK, &[0]), end].concat()),
         ]
         .concat();
