@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use serde_json::json;
+
 use crate::spec::{Kind, Mac, Net};
 
 use super::choose::NicMode;
@@ -10,6 +12,9 @@ use super::{Board, Disk, DiskFormat, List, MachineError, Resources};
 
 /// Transports for virtio devices on a microvm without a second I/O APIC (QEMU, `hw/i386/microvm.c`).
 pub const MICROVM_SLOTS: usize = 8;
+
+/// The id of the disk's device (QMP `query-block`, `qdev`).
+pub const DISK_DEVICE: &str = "disk0";
 
 /// Where a microvm's first transport lies, and the size of each (`include/hw/i386/microvm.h`).
 const MICROVM_BASE: usize = 0xfeb0_0000;
@@ -164,6 +169,26 @@ pub(super) fn common(
     Ok(())
 }
 
+/// What QMP's `blockdev-add` is to be told, one after the other, to open the qcow2 file `path` as a further layer on the VM's disk: the
+/// nodes that [`disk`] describes for the command line, under names that end in `suffix`. The last one's name is given too.
+///
+/// What lies below is not opened: `blockdev-snapshot` puts the layer on the node in use.
+#[must_use]
+pub fn disk_layer(path: &str, suffix: &str) -> (Vec<serde_json::Value>, String) {
+    let (file, disk) = (format!("disk-file-{suffix}"), format!("disk-{suffix}"));
+    let nodes = vec![
+        json!({
+            "driver": "file", "node-name": file, "filename": path, "locking": "on",
+            "cache": {"direct": false}, "aio": "threads", "discard": "unmap",
+        }),
+        json!({
+            "driver": "qcow2", "node-name": disk, "file": file, "backing": null,
+            "discard": "unmap", "detect-zeroes": "unmap",
+        }),
+    ];
+    (nodes, disk)
+}
+
 /// The VM's own disk.
 pub(super) fn disk(list: &mut List, bus: &mut Bus, disk: &Disk) -> Result<(), MachineError> {
     list.pair(
@@ -198,7 +223,7 @@ pub(super) fn disk(list: &mut List, bus: &mut Bus, disk: &Disk) -> Result<(), Ma
     list.pair(
         "-device",
         bus.device("blk")?
-            .set("id", "disk0")
+            .set("id", DISK_DEVICE)
             .set("drive", "disk")
             .set("werror", "stop")
             .set("rerror", "stop"),

@@ -34,7 +34,7 @@ mod option;
 mod tests;
 
 pub use choose::{Board, KVM_CPU_ECX, OLDEST_QEMU};
-pub use devices::MICROVM_SLOTS;
+pub use devices::{DISK_DEVICE, MICROVM_SLOTS, disk_layer};
 pub use diff::{Difference, diff};
 
 use devices::Bus;

@@ -1,0 +1,18 @@
+//! Snapshots: device state, RAM and disk of one paused VM as one unit.
+pub mod check;
+pub mod digest;
+pub mod engine;
+mod error;
+#[allow(unsafe_code, reason = "leases are asked for by a fcntl(2) for which no crate in use has a safe call")]
+mod lease;
+pub mod manifest;
+pub mod migratable;
+mod name;
+pub mod ram;
+pub mod stream;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
+
+pub use error::SnapshotError;
+pub use manifest::Manifest;
+pub use name::{DEFAULT_TAG, SnapshotName};
