@@ -13,10 +13,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::addresses::Addresses;
+use super::control::Failure;
 use super::history::{Happening, History};
 use super::link::{Adopted, Link};
 use super::phase::{Phase, PhaseName, Sign};
 use super::plan::Plan;
+use super::ports::Ports;
 use super::shared::{Shared, Snapshot};
 use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
 use crate::host::proc::ProcessId;
@@ -38,6 +40,8 @@ pub(super) enum Input {
     Addresses(Vec<IpAddr>),
     /// The watch on the port of this interface now knows these addresses.
     Heard(usize, Vec<Heard>),
+    /// The run that follows the one before is prepared, or cannot be.
+    Planned(Box<Result<Plan, Failure>>),
     /// For the history alone.
     Happened(Happening),
 }
@@ -153,6 +157,7 @@ impl Driver {
                 self.addresses.port(net, heard);
                 self.addresses_changed();
             }
+            Input::Planned(planned) => self.spawn(*planned),
             Input::Happened(what) => self.history.add(what),
         }
         self.publish(None);
@@ -233,7 +238,11 @@ impl Driver {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Spawn => self.spawn(),
+            Action::Spawn if self.machine.restarts() == 0 => match self.plan.take() {
+                Some(plan) => self.spawn(Ok(plan)),
+                None => self.plan_again(),
+            },
+            Action::Spawn => self.plan_again(),
             Action::Continue | Action::Pause | Action::PowerDown | Action::Quit => {
                 if let Some(link) = &self.link {
                     link.command(&action);
@@ -284,18 +293,34 @@ impl Driver {
         }
     }
 
-    fn spawn(&mut self) {
+    /// Prepares the next run: it sees the image, the host and the record as they are now, and gets ports of its own, as the taps of
+    /// the run before have gone with its QEMU.
+    fn plan_again(&mut self) {
+        let shared = self.shared.clone();
+        shared.set_ports(Rc::default());
+        tokio::task::spawn_local(async move {
+            let planned = match shared.replan() {
+                Ok(plan) => Ports::make(&plan).await.map(|ports| (plan, ports)),
+                Err(failure) => Err(failure),
+            };
+            let planned = planned.map(|(plan, ports)| {
+                let ports = Rc::new(ports);
+                shared.set_ports(ports.clone());
+                ports.watch(&shared, &[]);
+                plan
+            });
+            shared.tell(Input::Planned(Box::new(planned)));
+        });
+    }
+
+    fn spawn(&mut self, planned: Result<Plan, Failure>) {
         self.spawned_at = Instant::now();
         self.run.phases.clear();
         self.forget_addresses();
         self.awaits_address = false;
         self.run.restarts = self.earlier_restarts + self.machine.restarts();
         self.run.started = Some(jiff::Timestamp::now());
-        let planned = match self.plan.take() {
-            Some(plan) if self.machine.restarts() == 0 => Ok(plan),
-            // A restart sees the image, the host and the record as they are now.
-            _ => self.shared.replan(),
-        };
+        self.run.ports = self.shared.ports().states();
         let launched = planned.and_then(|plan| {
             self.run.accel = Some(plan.accel);
             self.run.qemu_version = Some(plan.qemu.version_line.clone());

@@ -82,6 +82,13 @@ pub enum Happening {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         other: Option<Mac>,
     },
+    /// Another machine sends with the guest's own MAC.
+    MacConflict {
+        /// The interface.
+        net: usize,
+        /// The MAC.
+        mac: Mac,
+    },
     /// The host's end of an interface is gone, or cannot be watched any more.
     PortLost {
         /// The interface.

@@ -116,6 +116,7 @@ impl Bench {
             serial_log: PathBuf::new(),
             agent_fd: -1,
             macs: vec![Mac::local([0, 0, 1]); self.spec.nets.len()],
+            taps: vec![None; self.spec.nets.len()],
             uuid: uuid::Uuid::nil(),
             credentials: vec![],
             restore,

@@ -1,8 +1,7 @@
 //! The host's ends of a guest's interfaces: the tap of each that is on a bridge, and the watch on it.
 //!
-//! They are made when the supervisor takes charge and kept until it leaves, so that a guest which is started again keeps its
-//! port. A supervisor that takes charge of a QEMU that runs already finds its ports by their recorded names; QEMU holds the
-//! taps.
+//! They are made for each run of the guest and end with it. A supervisor that takes charge of a QEMU that runs already finds its
+//! ports by their recorded names; QEMU holds the taps.
 
 mod heard;
 mod make;
@@ -72,11 +71,6 @@ impl Ports {
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.ports.is_empty()
-    }
-
-    /// Whether QEMU can be started with them: a port whose tap only an earlier QEMU had is gone with it.
-    pub(super) fn are_open(&self) -> bool {
-        self.ports.iter().all(|port| port.tap.is_some())
     }
 
     /// For each interface its open tap, where it has one.
@@ -185,12 +179,15 @@ fn happening(net: usize, event: &Event) -> Option<Happening> {
             source: heard::source(address.source),
         }),
         Event::Lost { address, why } => {
-            Some(Happening::AddressLost { net, address: address.address, why: why.to_string() })
+            let why = serde_json::to_value(why).ok()?.as_str()?.to_owned();
+            Some(Happening::AddressLost { net, address: *address, why })
         }
         Event::Conflict { address, other } => {
             Some(Happening::AddressConflict { net, address: *address, other: Some(*other) })
         }
-        _ => None,
+        Event::DuplicateMac(mac) => Some(Happening::MacConflict { net, mac: *mac }),
+        // What is confirmed has appeared before.
+        Event::Confirmed(_) => None,
     }
 }
 
