@@ -262,9 +262,11 @@ impl<H: FrameHook> Watcher<H> {
                 Err(PacketError::Down { .. }) if down.is_none() => {
                     let news = LinkNews::subscribe(&self.namespace).map_err(|e| self.no_news(e))?;
                     // It may have come up, or gone, before there was anybody to listen.
-                    if !self.link_is_up()? {
-                        down = Some(news);
+                    if self.link_is_up()? {
+                        sent = self.recheck();
+                        continue;
                     }
+                    down = Some(news);
                 }
                 Err(PacketError::Down { .. }) | Ok(()) => {}
                 Err(other) => return Err(self.failed(other)),
@@ -287,14 +289,19 @@ impl<H: FrameHook> Watcher<H> {
                     news.map_err(|e| self.no_news(e.into()))?;
                     if self.link_is_up()? {
                         down = None;
-                        let questions = self.shared.table().recheck(Instant::now());
-                        self.deliver(questions)
+                        self.recheck()
                     } else {
                         Ok(())
                     }
                 }
             };
         }
+    }
+
+    /// The interface is up again.
+    fn recheck(&self) -> Result<(), PacketError> {
+        let questions = self.shared.table().recheck(Instant::now());
+        self.deliver(questions)
     }
 
     /// Takes in a frame and those that came with it.

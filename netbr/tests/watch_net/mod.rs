@@ -2,7 +2,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+pub mod home;
+
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -74,11 +77,33 @@ impl Net {
             .args(words)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         self.children.push(child);
         self.children.len() - 1
+    }
+
+    /// Waits until a program of [`Self::spawn`] says something on its standard error. It may say little more afterwards, as
+    /// nobody reads it.
+    pub fn wait_for_line(&mut self, child: usize, wanted: &str) {
+        let mut said = String::new();
+        let lines = BufReader::new(self.children[child].stderr.as_mut().unwrap());
+        for line in lines.lines() {
+            let line = line.unwrap();
+            if line.contains(wanted) {
+                return;
+            }
+            said += &line;
+            said.push('\n');
+        }
+        panic!("it ended without saying `{wanted}`:\n{said}");
+    }
+
+    /// Sends a signal to a program of [`Self::spawn`].
+    pub fn signal(&self, child: usize, signal: nix::sys::signal::Signal) {
+        let id = i32::try_from(self.children[child].id()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), signal).unwrap();
     }
 
     /// Ends a program of [`Self::spawn`] and waits for it.
