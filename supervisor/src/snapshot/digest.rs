@@ -5,7 +5,6 @@
 //! *wants* a collision; whoever can write a snapshot's files can write its digests as well.
 
 use std::fmt;
-use std::fs::File;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -148,9 +147,4 @@ pub(super) fn seal_of(text: &[u8]) -> String {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
-}
-
-/// Opens a file for reading, for those who read it otherwise.
-pub(super) fn open(path: &Path) -> Result<File, SnapshotError> {
-    File::open(path).map_err(io_error("open", path))
 }

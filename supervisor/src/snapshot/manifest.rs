@@ -137,22 +137,13 @@ pub struct Part {
 
 /// RAM, in one of its forms (see [`super::ram`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "form")]
-pub enum Ram {
-    /// A complete file.
-    Flat {
-        /// The file.
-        #[serde(flatten)]
-        part: Part,
-    },
-    /// The pages that differ from another snapshot's flat file.
-    Delta {
-        /// The file.
-        #[serde(flatten)]
-        part: Part,
-        /// The snapshot with the flat file.
-        base: Uuid,
-    },
+#[serde(deny_unknown_fields)]
+pub struct Ram {
+    /// The file.
+    pub part: Part,
+    /// The snapshot whose flat file this one stands on, if it is a delta; a flat file stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Uuid>,
 }
 
 /// The disk: qcow2 layers in the snapshot's folder, each on the next, the last on what lies elsewhere.
@@ -177,16 +168,6 @@ pub enum DiskBase {
     Snapshot(Uuid),
 }
 
-impl Ram {
-    /// Its file.
-    #[must_use]
-    pub const fn part(&self) -> &Part {
-        match self {
-            Self::Flat { part } | Self::Delta { part, .. } => part,
-        }
-    }
-}
-
 impl Machine {
     /// What a QEMU that is to load the state takes over.
     #[must_use]
@@ -207,7 +188,7 @@ impl Manifest {
     #[must_use]
     pub fn parts(&self) -> Vec<&Part> {
         let layers = self.disk.iter().flat_map(|disk| &disk.layers);
-        self.state.iter().chain(self.ram.iter().map(Ram::part)).chain(layers).collect()
+        self.state.iter().chain(self.ram.iter().map(|ram| &ram.part)).chain(layers).collect()
     }
 
     /// The other snapshots without whose files this one cannot be used.
@@ -217,10 +198,7 @@ impl Manifest {
             DiskBase::Snapshot(id) => Some(id),
             DiskBase::Image => None,
         });
-        let ram = match &self.ram {
-            Some(Ram::Delta { base, .. }) => Some(*base),
-            _ => None,
-        };
+        let ram = self.ram.as_ref().and_then(|ram| ram.base);
         let mut needs: Vec<Uuid> = disk.into_iter().chain(ram).collect();
         needs.dedup();
         needs

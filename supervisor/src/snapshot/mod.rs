@@ -8,7 +8,9 @@ mod lease;
 pub mod manifest;
 pub mod migratable;
 mod name;
+mod qcow2;
 pub mod ram;
+pub mod store;
 pub mod stream;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;

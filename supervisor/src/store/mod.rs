@@ -4,7 +4,7 @@
 //!
 //! | folder | holds | survives a reboot |
 //! |---|---|---|
-//! | state, `$MIDGE_HOME` | `vms/NAME/{vm.json, last.json, events.jsonl, disk.qcow2, *.log}`, `images/`, `tmp/` | yes |
+//! | state, `$MIDGE_HOME` | `vms/NAME/{vm.json, origin.json, last.json, events.jsonl, disk.qcow2, *.log}`, `images/`, `tmp/` | yes |
 //! | run, `$MIDGE_RUN` | `vms/NAME/{lock, state.json, *.sock}` | no |
 //!
 //! Every record is JSON, written to a temporary file and renamed, so a reader never sees half of one. Every lock is a
@@ -13,6 +13,7 @@
 mod error;
 mod home;
 mod lock;
+mod origin;
 mod record;
 mod run;
 pub(crate) mod scratch;
@@ -20,7 +21,9 @@ mod vms;
 
 pub use error::StoreError;
 pub use home::Home;
+pub(crate) use home::write_whole;
 pub use lock::Lock;
+pub use origin::Origin;
 pub use record::{LastRun, Record};
 pub use run::{Heard, PortState, RunState, Source};
 pub use vms::{Status, VmDir};

@@ -312,7 +312,7 @@ impl VmDir {
         Ok(target)
     }
 
-    fn read_json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, StoreError> {
+    pub(super) fn read_json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, StoreError> {
         let text = match fs::read(path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -343,7 +343,7 @@ fn explain_spec(path: &Path) -> Option<String> {
     crate::spec::VmSpec::from_json(record.get("spec")?).err().map(|e| e.to_string())
 }
 
-fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), StoreError> {
+pub(super) fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), StoreError> {
     let mut text = serde_json::to_vec_pretty(value)
         .map_err(|e| StoreError::io("write", path)(io::Error::new(io::ErrorKind::InvalidData, e)))?;
     text.push(b'\n');

@@ -1,0 +1,172 @@
+//! A snapshot in the making.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::Flock;
+use uuid::Uuid;
+
+use super::verify::{DIGESTS, Digested};
+use super::{Pin, Snapshot, SnapshotStore, try_own};
+use crate::snapshot::SnapshotName;
+use crate::snapshot::digest::Digests;
+use crate::snapshot::error::{SnapshotError, io_error};
+use crate::snapshot::manifest::{DISK, MANIFEST, Manifest};
+use crate::snapshot::ram::unwatched;
+use crate::store::StoreError;
+
+/// A snapshot in the making: its folder is where it will be, and seen by nobody. Dropping it unpublished removes it, but for a disk that a
+/// VM has come to stand on.
+#[derive(Debug)]
+pub struct Draft {
+    store: SnapshotStore,
+    id: Uuid,
+    lock: Option<Flock<File>>,
+    /// What the snapshot will stand on stays until it is published and says so itself.
+    _needs: Vec<Pin>,
+}
+
+impl SnapshotStore {
+    /// Begins a snapshot that will stand on `needs`.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Taken`] when the name is in use: told before the guest is stopped. It is looked at again when the snapshot is
+    /// published, as two may be in the making.
+    pub fn begin(&self, name: &SnapshotName, needs: &[Snapshot]) -> Result<Draft, SnapshotError> {
+        if self.names()?.iter().any(|(known, _)| known == name) {
+            return Err(SnapshotError::Taken(name.to_string()));
+        }
+        let mut pins = Vec::new();
+        for snapshot in needs {
+            pins.extend(self.pin(snapshot)?);
+        }
+        loop {
+            let id = Uuid::new_v4();
+            let folder = self.folder(id);
+            // The lock of the store keeps others from sweeping the folder away before it is locked.
+            let _lock = self.lock()?;
+            match DirBuilder::new().mode(0o700).create(&folder) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made.map_err(io_error("make", &folder))?,
+            }
+            let lock = try_own(&folder)?;
+            return Ok(Draft { store: self.clone(), id, lock, _needs: pins });
+        }
+    }
+}
+
+impl Draft {
+    /// The id that the snapshot will have.
+    #[must_use]
+    pub const fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Where its files belong. Each is to be readable by its owner only, as they hold a guest's memory.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.store.folder(self.id)
+    }
+
+    /// The path of one of its files.
+    #[must_use]
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder().join(file)
+    }
+
+    /// Takes a VM's disk in, by a further name of the same file: from the moment that the VM writes to another layer on top of this path it
+    /// never changes. Until then the VM may go on using it under its own name.
+    pub fn link_disk(&self, disk: &Path) -> Result<PathBuf, SnapshotError> {
+        let path = self.path(DISK);
+        fs::hard_link(disk, &path).map_err(io_error("take in", disk))?;
+        Ok(path)
+    }
+
+    /// Writes a small part, such as the state.
+    pub fn write(&self, file: &str, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let path = self.path(file);
+        let mut out = create(&path)?;
+        io::Write::write_all(&mut out, bytes).map_err(io_error("write", &path))
+    }
+
+    /// Publishes it under the manifest's name. `known` are digests that were taken while parts were written; the others are taken
+    /// now.
+    ///
+    /// All parts are on the disk before the manifest is, so that a power cut leaves a whole snapshot or none.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Taken`] when the name is in use: nothing is published then.
+    pub fn publish(
+        mut self,
+        manifest: &Manifest,
+        mut known: BTreeMap<PathBuf, Digests>,
+    ) -> Result<Snapshot, SnapshotError> {
+        let folder = self.folder();
+        let text = manifest.text()?;
+        let mut digested = Digested { id: self.id, files: BTreeMap::new() };
+        digested.add_bytes(MANIFEST, &text);
+        for part in manifest.parts() {
+            let path = folder.join(&part.file);
+            let digests = match known.remove(&part.file) {
+                Some(digests) => digests,
+                None => Digests::of_file(&path, &mut unwatched)?,
+            };
+            if digests.length != part.size {
+                let what = format!("it has {} bytes and should have {}", digests.length, part.size);
+                return Err(SnapshotError::Damaged { path, what });
+            }
+            digested.files.insert(part.file.clone(), digests);
+            let file = File::open(&path).map_err(io_error("open", &path))?;
+            // A hard link to the disk that a VM had: no longer that VM's to write.
+            file.set_permissions(Permissions::from_mode(0o400)).map_err(io_error("seal", &path))?;
+            file.sync_all().map_err(io_error("write to disk", &path))?;
+        }
+        write_whole(&folder, DIGESTS, &digested.text()?)?;
+
+        let _lock = self.store.lock()?;
+        let link = self.store.names_folder().join(manifest.name.to_string());
+        match symlink(Path::new("..").join(self.id.to_string()), &link) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(SnapshotError::Taken(manifest.name.to_string()));
+            }
+            Err(e) => return Err(io_error("name", &link)(e)),
+        }
+        // A name that leads to a folder without a manifest is seen by nobody, so this is the moment.
+        if let Err(e) = write_whole(&folder, MANIFEST, &text) {
+            let _ = fs::remove_file(&link);
+            return Err(e);
+        }
+        self.lock = None;
+        Ok(Snapshot { manifest: manifest.clone(), folder, names: vec![manifest.name.clone()] })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let Some(own) = self.lock.take() else { return };
+        if let Err(e) = self.store.abandon(self.id, own) {
+            tracing::warn!("cannot remove an unfinished snapshot: {}", crate::error::chain(&e));
+        }
+    }
+}
+
+/// A new file, readable by its owner only.
+pub(in crate::snapshot) fn create(path: &Path) -> Result<File, SnapshotError> {
+    let mut options = File::options();
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.read(true).write(true).create_new(true).open(path).map_err(io_error("create", path))
+}
+
+/// Writes a file whole or not at all, also after a power cut.
+fn write_whole(folder: &Path, file: &str, bytes: &[u8]) -> Result<(), SnapshotError> {
+    let path = folder.join(file);
+    crate::store::write_whole(&path, bytes, true).map_err(|e| match e {
+        StoreError::Io { action, path, source } => SnapshotError::Io { what: action, path, source },
+        other => other.into(),
+    })?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("write to disk", folder))
+}
