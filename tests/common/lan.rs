@@ -76,12 +76,17 @@ impl Namespace {
         self.run(&["ping", "-n", "-c", "1", "-W", "10", address]).status.success()
     }
 
-    /// What the first line of an HTTP answer from there is.
+    /// The whole HTTP answer from there to a request for `/`.
     pub fn http(&self, address: &str, port: u16) -> String {
+        self.http_get(address, port, "/")
+    }
+
+    /// The whole HTTP answer from there to a request for `path`.
+    pub fn http_get(&self, address: &str, port: u16, path: &str) -> String {
+        let script = "exec 3<>/dev/tcp/$0/$1 && printf 'GET %s HTTP/1.0\\r\\n\\r\\n' \"$2\" >&3 && cat <&3";
         let output = self
-            .command("bash")
-            .args(["-c", "exec 3<>/dev/tcp/$0/$1 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3"])
-            .args([address, &port.to_string()])
+            .command("timeout")
+            .args(["20", "bash", "-c", script, address, &port.to_string(), path])
             .output()
             .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()

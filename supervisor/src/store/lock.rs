@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -12,7 +13,7 @@ use super::StoreError;
 
 /// A held lock; dropping it frees it.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+pub struct Lock(Flock<File>);
 
 impl Lock {
     /// Waits for the lock on `path`, which is created where it is missing. Answers nothing when the folder that holds
@@ -31,6 +32,12 @@ impl Lock {
                 return Ok(Some(Self(locked)));
             }
         }
+    }
+
+    /// A copy for a child's standard input: while the child lives the lock is held, also when this process is killed. Dropping the
+    /// lock here frees it all the same, so keep it until the child has ended.
+    pub fn for_child(&self) -> io::Result<Stdio> {
+        Ok(Stdio::from(self.0.try_clone()?))
     }
 
     /// Takes the lock on `path`, created where it is missing, or answers nothing when it is held.

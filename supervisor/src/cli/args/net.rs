@@ -18,6 +18,9 @@ pub(in crate::cli) enum NetVerb {
     Down(NetDownArgs),
     /// List the addresses that midge's own network has given
     Leases(NetLeasesArgs),
+    /// Carry out what `net up` or `net down` has written down
+    #[command(hide = true)]
+    Apply(NetApplyArgs),
     /// Let a user without privilege use bridges and midge's own network from now on
     Setup(NetSetupArgs),
 }
@@ -87,6 +90,13 @@ pub(in crate::cli) struct NetDownArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub(in crate::cli) yes: bool,
+}
+
+/// `net apply`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct NetApplyArgs {
+    /// The bridge.
+    pub(in crate::cli) bridge: String,
 }
 
 /// `net leases`.

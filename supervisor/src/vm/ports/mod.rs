@@ -28,6 +28,12 @@ use crate::store::{Heard, PortState};
 /// The name of midge's own network, and of its bridge.
 pub(super) const NAT: &str = "midge0";
 
+/// The name of midge's own network, and of its bridge.
+#[must_use]
+pub const fn own_network() -> &'static str {
+    NAT
+}
+
 /// Whether a bridge is of midge's own making, by its name.
 #[must_use]
 pub fn is_own_network(bridge: &str) -> bool {

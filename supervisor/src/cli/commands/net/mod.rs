@@ -1,10 +1,13 @@
 //! `net`: the host's networks as guests see them.
 
+mod check;
 mod ls;
+mod up;
 
 use std::future::Future;
 
 use netbr::Namespace;
+use netbr::check::Facts;
 use netbr::link::{LinkError, Links, Reason};
 
 use crate::cli::Outcome;
@@ -15,7 +18,11 @@ use crate::cli::exit::{ExitKind, Failed};
 /// `midge net`.
 pub(super) fn net(context: &Context, verb: &NetVerb) -> Outcome {
     match verb {
+        NetVerb::Check(args) => check::check(context, args),
         NetVerb::Ls(args) => ls::ls(context, args),
+        NetVerb::Up(args) => up::up(context, args),
+        NetVerb::Down(args) => up::down(context, args),
+        NetVerb::Apply(args) => up::apply(context, args),
         _ => Err(Failed::new(ExitKind::Other, "not built yet")),
     }
 }
@@ -27,6 +34,11 @@ fn with_links<T, F: Future<Output = Result<T, Failed>>>(work: impl FnOnce(Links)
         .build()
         .map_err(|e| Failed::io("cannot start", e))?;
     runtime.block_on(async { work(Links::open(&Namespace::current()).map_err(link_failed)?).await })
+}
+
+/// What is so on this host.
+async fn facts(links: &Links) -> Result<Facts, Failed> {
+    Facts::collect(links).await.map_err(|e| Failed::wrap(ExitKind::HostUnfit, e))
 }
 
 /// What went wrong with an interface, with its exit code.
