@@ -267,6 +267,62 @@ async fn whenever_it_is_cut_off_everything_can_be_put_back() {
     }
 }
 
+/// Sends a router advertisement (RFC 4861, 4.2) with a prefix for addresses, as the router that is called fe80::fe.
+fn advertise(router: &Namespace) {
+    let index = ip(router, "-o link show dev r0").split(':').next().unwrap().parse().unwrap();
+    ip(router, "addr add fe80::fe/64 dev r0 nodad");
+    let mut message = vec![134, 0, 0, 0, 64, 0];
+    message.extend(1800_u16.to_be_bytes());
+    message.extend([0; 8]);
+    // Prefix information: /64, on the link and for addresses, valid 3600 s, preferred 1800 s.
+    message.extend([3, 4, 64, 0xc0]);
+    message.extend(3600_u32.to_be_bytes());
+    message.extend(1800_u32.to_be_bytes());
+    message.extend([0; 4]);
+    message.extend("2001:db8:9::".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    let send = || {
+        use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket, sockopt};
+        let socket = socket(AddressFamily::INET6, SocketType::RAW, Some(ipproto::ICMPV6)).unwrap();
+        sockopt::set_ipv6_multicast_hops(&socket, 255).unwrap();
+        let all = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
+        sendto(&socket, &message, SendFlags::empty(), &all).unwrap();
+    };
+    router.run(send).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_router_advertised_moves_as_well() {
+    let home = Home::new();
+    advertise(&home.router);
+    let end = Instant::now() + PATIENCE;
+    let facts = loop {
+        let facts = home.facts().await;
+        if facts.default_routes(true).len() == 1 {
+            break facts;
+        }
+        assert!(Instant::now() < end, "the kernel did not take the advertisement: {facts:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let plan = Plan::up(&facts, "br0", "eth0").unwrap();
+    assert_eq!(plan.gateway, Some("fe80::fe".parse().unwrap()));
+    assert!(!plan.dhcp);
+    up(&home.links, &plan, PATIENCE).await.unwrap();
+    for (step, device) in [("up", "br0"), ("down", "eth0")] {
+        if step == "down" {
+            restore(&home.links, &plan).await.unwrap();
+        }
+        let address = ip(&home.host, &format!("-6 -o addr show dev {device} scope global"));
+        assert!(address.contains("2001:db8:9:0:5054:ff:fe00:77/64"), "{step}: {address}");
+        assert!(address.contains("valid_lft 3") && !address.contains("tentative"), "{step}: {address}");
+        let routes = ip(&home.host, "-6 route show default");
+        assert_eq!(routes.lines().count(), 1, "{step}: {routes}");
+        let begin = format!("default via fe80::fe dev {device} proto ra metric 1024 expires 1");
+        assert!(routes.starts_with(&begin), "{step}: {routes}");
+        let prefix = ip(&home.host, "-6 route show 2001:db8:9::/64");
+        assert!(prefix.contains(&format!("dev {device} proto kernel")), "{step}: {prefix}");
+    }
+}
+
 #[tokio::test]
 async fn a_removed_bridge_leaves_the_host_without_an_address_until_it_is_put_back() {
     let home = Home::new().with_router().with_addresses();
@@ -502,7 +558,8 @@ async fn the_switch_is_suspected_only_when_nothing_else_explains_the_silence() {
     assert!(found[0].next_step.contains("tcpdump -eni eth0"), "{}", found[0].next_step);
 }
 
-/// Recorded on a host whose only way out is `wlan0`, a client of an access point.
+/// The facts of a small computer at home whose only way out is `wlan0`, a client of an access point; written down by hand, as no
+/// such hardware can be had in a namespace.
 #[test]
 fn wifi_is_named_as_the_reason_for_a_bridge_without_a_way_out() {
     let mut facts: Facts = serde_json::from_str(include_str!("recorded/wifi.json")).unwrap();

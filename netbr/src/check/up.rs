@@ -12,10 +12,13 @@ use std::time::Duration;
 use nix::libc;
 
 use super::Plan;
-use crate::link::{Address, Link, LinkError, Links, Reason, Route};
+use crate::link::{Address, Link, LinkError, LinkEvents, Links, Reason, Route};
 
 /// How long the gateway may take to answer through the bridge before everything is put back.
 pub const GATEWAY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a bridge may take to become operational; the kernel does it at once, when it has a moment.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// Why the uplink is not in the bridge.
 #[derive(Debug, thiserror::Error)]
@@ -98,10 +101,26 @@ async fn switch(links: &Links, plan: &Plan) -> Result<u32, LinkError> {
     if !plan.up {
         links.set_up(plan.index).await?;
     }
+    let events = links.watch()?;
     links.set_master(plan.index, bridge.index).await?;
+    settled(links, events, bridge.index).await?;
     give(links, plan, bridge.index).await?;
     take(links, plan, plan.index).await?;
     Ok(bridge.index)
+}
+
+/// Waits until the bridge has taken over its new port's carrier. Before, what it sends is dropped; an ARP request would be repeated
+/// only after a second. Without a carrier on the uplink there is nothing to wait for, and the gateway will not answer either.
+async fn settled(links: &Links, mut events: LinkEvents, bridge: u32) -> Result<(), LinkError> {
+    let operational = async {
+        loop {
+            if links.by_index(bridge).await?.is_none_or(|link| link.operational || !link.carrier) {
+                return Ok(());
+            }
+            events.next().await?;
+        }
+    };
+    tokio::time::timeout(SETTLING, operational).await.unwrap_or(Ok(()))
 }
 
 /// Puts everything back that a plan has moved, however far it had come, and removes its bridge; also the way to take a bridge
