@@ -102,11 +102,11 @@ fn probed(frame: &[u8]) -> Ipv4Addr {
 }
 
 fn client() -> Identity {
-    Identity::new(mac(1))
+    Identity::new(mac(1), Some(mac(1)))
 }
 
 fn reachable() -> Identity {
-    Identity { reachable: true, check: false, ..client() }
+    Identity { reachable: true, check_as: None, ..client() }
 }
 
 #[test]
@@ -137,14 +137,14 @@ fn a_lease_is_obtained_checked_and_told_whole() {
 
 #[test]
 fn rapid_commit_takes_one_exchange_and_only_when_asked_for() {
-    let who = Identity { rapid_commit: true, check: false, ..client() };
+    let who = Identity { rapid_commit: true, check_as: None, ..client() };
     let mut wire = Wire::new(network(20), who);
     let lease = wire.bind();
     assert_eq!((wire.kinds(), wire.elapsed), (vec![Kind::Discover], Duration::ZERO));
     // The same answer means nothing to a client that did not ask for it.
     let mut asks = wire.sent[0].clone();
     let ack = handle(&wire.network, &mut wire.leases, at(0), &asks).reply.unwrap();
-    let mut other = Wire::new(network(20), Identity { check: false, ..client() });
+    let mut other = Wire::new(network(20), Identity { check_as: None, ..client() });
     other.connected = false;
     other.start();
     asks.message.xid = other.sent[0].message.xid;
@@ -261,7 +261,7 @@ fn a_renewal_goes_to_the_server_and_then_to_everybody_until_the_lease_ends() {
 
 #[test]
 fn where_nobody_answers_arp_for_the_address_renewals_look_like_reboots() {
-    let mut wire = Wire::new(network(20), Identity { check: false, ..client() });
+    let mut wire = Wire::new(network(20), Identity { check_as: None, ..client() });
     let lease = wire.bind();
     wire.sent.clear();
     let actions = wire.machine.renew(wire.now());
@@ -395,7 +395,7 @@ proptest! {
     /// server has down for it.
     #[test]
     fn a_lossy_network_delays_the_lease_only(lost in prop::collection::vec(any::<bool>(), 0..30), check: bool, rapid: bool) {
-        let who = Identity { check, rapid_commit: rapid, reachable: true, ..client() };
+        let who = Identity { check_as: check.then_some(mac(1)), rapid_commit: rapid, reachable: true, ..client() };
         let mut wire = Wire::new(network(3), who);
         wire.connected = !lost.first().copied().unwrap_or(false);
         wire.start();

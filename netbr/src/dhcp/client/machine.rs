@@ -259,6 +259,7 @@ impl Machine {
         if let State::Checking { lease } = &self.state
             && let Some(holder) = probe::claim(frame, lease.address)
             && holder != self.who.mac
+            && Some(holder) != self.who.check_as
         {
             let address = lease.address;
             let declining = self.declining(lease);
@@ -308,7 +309,7 @@ impl Machine {
     }
 
     fn obtained(&mut self, lease: Lease, now: Moment) -> Vec<Action> {
-        if self.who.check {
+        if self.who.check_as.is_some() {
             self.begin(State::Checking { lease }, now);
             return self.send(now);
         }
@@ -388,7 +389,9 @@ impl Machine {
             State::Idle | State::Waiting | State::Bound(_) => return Vec::new(),
             State::Selecting => self.discovering(now),
             State::Requesting { offer } => self.requesting(offer, now),
-            State::Checking { lease } => probe::question(self.who.mac, lease.address),
+            State::Checking { lease } => {
+                probe::question(self.who.check_as.unwrap_or(self.who.mac), lease.address)
+            }
             State::Renewing(held) => self.renewing(&held.lease, now, false),
             State::Rebinding(held) => self.renewing(&held.lease, now, true),
         };
