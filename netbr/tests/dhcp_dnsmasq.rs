@@ -1,5 +1,11 @@
 //! The client against dnsmasq, the server of most home routers, which runs in a namespace of its own behind a bridge.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on panics, and shows why"
+)]
+
 mod dhcp_support;
 
 use std::fs;
@@ -48,7 +54,7 @@ impl Home {
         command.arg(format!("--dhcp-script={}", self.world.path("leases-script")));
         command.arg(format!("--dhcp-leasefile={}", self.world.path("dnsmasq.leases")));
         command.arg(format!("--dhcp-range={first},{last},2m"));
-        let mut program = self.world.start(command.args(more).stderr(Stdio::piped()));
+        let mut program = Program::start(command.args(more).stderr(Stdio::piped()));
         // It says its range when it listens.
         let mut said = BufReader::new(program.0.stderr.take().unwrap()).lines().map_while(Result::ok);
         assert!(said.any(|line| line.contains("DHCP, IP range")), "dnsmasq does not start");

@@ -1,5 +1,7 @@
 //! The server, message by message: RFC 2131's tables, and what must hold whatever is asked.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod dhcp_support;
 
 use std::collections::{BTreeMap, BTreeSet};

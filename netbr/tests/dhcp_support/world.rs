@@ -86,6 +86,12 @@ impl Drop for Net {
 pub struct Program(pub Child);
 
 impl Program {
+    /// Starts it; what it says goes to the test's own output.
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|e| panic!("{command:?} ({e}): run `make setup-tests`")))
+    }
+
     pub fn signal(&self, signal: &str) {
         run("kill", &[&format!("-{signal}"), &self.0.id().to_string()]);
     }
@@ -181,12 +187,6 @@ impl World {
             panic!("{error}");
         });
         Server { task, events }
-    }
-
-    /// Starts a program in the guest's namespace; what it says goes to the test's own output.
-    pub fn start(&self, command: &mut Command) -> Program {
-        let child = command.stdin(Stdio::null()).spawn();
-        Program(child.unwrap_or_else(|e| panic!("{command:?} ({e}): run `make setup-tests`")))
     }
 
     /// The next thing that a client's script says that begins with one of these words.
