@@ -362,6 +362,17 @@ fn a_lease_is_given_back() {
 }
 
 #[test]
+fn a_lease_that_is_still_being_checked_is_given_back_too() {
+    let mut wire = Wire::new(network(20), client());
+    wire.start();
+    assert_eq!(wire.machine.lease(), None);
+    let actions = wire.machine.release();
+    wire.perform(actions);
+    assert_eq!(wire.kinds(), [Kind::Discover, Kind::Request, Kind::Release]);
+    assert_eq!(wire.leases.get(mac(1)).unwrap().state, netbr::dhcp::leases::State::Released);
+}
+
+#[test]
 fn another_process_goes_on_with_a_lease_where_it_stands() {
     let lease = Wire::new(network(20), reachable()).bind();
     for (age, sent, state) in

@@ -202,9 +202,12 @@ impl Machine {
     pub fn release(&mut self) -> Vec<Action> {
         self.deadline = None;
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Bound(held) | State::Renewing(held) | State::Rebinding(held) => {
+            State::Bound(Held { lease, .. })
+            | State::Renewing(Held { lease, .. })
+            | State::Rebinding(Held { lease, .. })
+            | State::Checking { lease } => {
                 self.xid = self.number();
-                vec![Action::Send(self.releasing(&held.lease))]
+                vec![Action::Send(self.releasing(&lease))]
             }
             _ => Vec::new(),
         }
@@ -235,7 +238,9 @@ impl Machine {
             }
             State::Checking { lease } => {
                 self.setbacks = 0;
-                self.hold(lease.clone(), now, Duration::ZERO);
+                // Its time has run since the acknowledgement, when the check began.
+                let age = now.monotonic.saturating_duration_since(self.since);
+                self.hold(lease.clone(), now, age);
                 vec![Action::Tell(Event::Bound(lease))]
             }
             before @ (State::Bound(_) | State::Renewing(_) | State::Rebinding(_)) => self.age(before, now),
