@@ -1,5 +1,7 @@
 //! The client's states against the server in this crate, on a wire and a clock of the test's own.
 
+#![allow(clippy::unwrap_used, clippy::unchecked_time_subtraction, reason = "a test that cannot go on panics")]
+
 mod dhcp_support;
 
 use std::net::Ipv4Addr;
@@ -102,11 +104,11 @@ fn probed(frame: &[u8]) -> Ipv4Addr {
 }
 
 fn client() -> Identity {
-    Identity::new(mac(1))
+    Identity::new(mac(1), Some(mac(1)))
 }
 
 fn reachable() -> Identity {
-    Identity { reachable: true, check: false, ..client() }
+    Identity { reachable: true, check_as: None, ..client() }
 }
 
 #[test]
@@ -137,14 +139,14 @@ fn a_lease_is_obtained_checked_and_told_whole() {
 
 #[test]
 fn rapid_commit_takes_one_exchange_and_only_when_asked_for() {
-    let who = Identity { rapid_commit: true, check: false, ..client() };
+    let who = Identity { rapid_commit: true, check_as: None, ..client() };
     let mut wire = Wire::new(network(20), who);
     let lease = wire.bind();
     assert_eq!((wire.kinds(), wire.elapsed), (vec![Kind::Discover], Duration::ZERO));
     // The same answer means nothing to a client that did not ask for it.
     let mut asks = wire.sent[0].clone();
     let ack = handle(&wire.network, &mut wire.leases, at(0), &asks).reply.unwrap();
-    let mut other = Wire::new(network(20), Identity { check: false, ..client() });
+    let mut other = Wire::new(network(20), Identity { check_as: None, ..client() });
     other.connected = false;
     other.start();
     asks.message.xid = other.sent[0].message.xid;
@@ -184,8 +186,8 @@ fn an_offer_whose_server_falls_silent_is_given_up() {
     while wire.kinds().len() < 6 {
         wire.tick();
     }
-    use Kind::{Discover, Request};
-    assert_eq!(wire.kinds(), [Discover, Request, Request, Request, Request, Discover]);
+    let request = Kind::Request;
+    assert_eq!(wire.kinds(), [Kind::Discover, request, request, request, request, Kind::Discover]);
     assert_ne!(wire.sent[0].message.xid, wire.sent[5].message.xid);
 }
 
@@ -261,7 +263,7 @@ fn a_renewal_goes_to_the_server_and_then_to_everybody_until_the_lease_ends() {
 
 #[test]
 fn where_nobody_answers_arp_for_the_address_renewals_look_like_reboots() {
-    let mut wire = Wire::new(network(20), Identity { check: false, ..client() });
+    let mut wire = Wire::new(network(20), Identity { check_as: None, ..client() });
     let lease = wire.bind();
     wire.sent.clear();
     let actions = wire.machine.renew(wire.now());
@@ -360,6 +362,17 @@ fn a_lease_is_given_back() {
 }
 
 #[test]
+fn a_lease_that_is_still_being_checked_is_given_back_too() {
+    let mut wire = Wire::new(network(20), client());
+    wire.start();
+    assert_eq!(wire.machine.lease(), None);
+    let actions = wire.machine.release();
+    wire.perform(actions);
+    assert_eq!(wire.kinds(), [Kind::Discover, Kind::Request, Kind::Release]);
+    assert_eq!(wire.leases.get(mac(1)).unwrap().state, netbr::dhcp::leases::State::Released);
+}
+
+#[test]
 fn another_process_goes_on_with_a_lease_where_it_stands() {
     let lease = Wire::new(network(20), reachable()).bind();
     for (age, sent, state) in
@@ -395,7 +408,7 @@ proptest! {
     /// server has down for it.
     #[test]
     fn a_lossy_network_delays_the_lease_only(lost in prop::collection::vec(any::<bool>(), 0..30), check: bool, rapid: bool) {
-        let who = Identity { check, rapid_commit: rapid, reachable: true, ..client() };
+        let who = Identity { check_as: check.then_some(mac(1)), rapid_commit: rapid, reachable: true, ..client() };
         let mut wire = Wire::new(network(3), who);
         wire.connected = !lost.first().copied().unwrap_or(false);
         wire.start();

@@ -1,5 +1,7 @@
 //! The file of leases under several writers, kills and damage.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod dhcp_support;
 
 use std::collections::BTreeSet;

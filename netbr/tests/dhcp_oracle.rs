@@ -1,5 +1,7 @@
 //! The codec against dhcproto, an independent one, message by message in both directions.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod dhcp_support;
 
 use std::net::Ipv4Addr;

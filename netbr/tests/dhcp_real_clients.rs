@@ -1,5 +1,7 @@
 //! The server against the clients that guests run: udhcpc, dhclient and dhcpcd, each in a namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod dhcp_support;
 
 use std::net::Ipv4Addr;
@@ -11,6 +13,7 @@ use dhcp_support::{at, ip, mac, network};
 use netbr::dhcp::leases::{RowState, State};
 use netbr::dhcp::server::{Event, Occasion};
 use netbr::dhcp::{Leases, Network, Responder};
+use netbr::packet::Filter;
 
 /// A network whose leases end after six seconds, so that a client renews one after three.
 fn hasty(size: u8) -> Network {
@@ -56,7 +59,7 @@ fn exhaust(world: &World, network: &Network) {
 fn udhcpc(world: &World, more: &[&str]) -> Program {
     let mut command = world.guest.command("udhcpc");
     command.args(["-f", "-i", "eth0", "-t", "20", "-T", "1", "-s", &world.path("script")]);
-    world.start(command.args(["-O", "mtu", "-x", "hostname:udhcpc-guest"]).args(more))
+    Program::start(command.args(["-O", "mtu", "-x", "hostname:udhcpc-guest"]).args(more))
 }
 
 fn dhclient(world: &World, more: &[&str]) -> Command {
@@ -76,7 +79,7 @@ fn dhcpcd(world: &World, more: &str) -> Program {
          mount --bind {kept} /var/lib/dhcpcd && \
          exec dhcpcd -B -4 -f /dev/null -c {script} --noipv4ll --noarp -o domain_name_servers,domain_name,interface_mtu,routers {more} eth0"
     );
-    world.start(world.guest.command("sh").args(["-c", &text]))
+    Program::start(world.guest.command("sh").args(["-c", &text]))
 }
 
 #[tokio::test]
@@ -115,7 +118,7 @@ async fn dhclient_obtains_renews_reboots_and_releases() {
     let network = hasty(20);
     let mut world = World::new(&network);
     let mut server = world.serve(&network);
-    let client = world.start(&mut dhclient(&world, &["-d"]));
+    let client = Program::start(&mut dhclient(&world, &["-d"]));
     let address = bound(&mut server, Occasion::Selecting).await;
     assert!(world.told(&["BOUND"]).await.starts_with(&format!("BOUND address={address} router=10.77.0.1 ")));
     assert_eq!(bound(&mut server, Occasion::Renewing).await, address);
@@ -124,10 +127,10 @@ async fn dhclient_obtains_renews_reboots_and_releases() {
     server.stop().await;
     // Both come back: the guest remembers its lease, the server its guest.
     let mut server = world.serve(&network);
-    let client = world.start(&mut dhclient(&world, &["-d"]));
+    let client = Program::start(&mut dhclient(&world, &["-d"]));
     assert_eq!(bound(&mut server, Occasion::Reboot).await, address);
     world.told(&["REBOOT"]).await;
-    let _release = world.start(&mut dhclient(&world, &["-r", "-d"]));
+    let _release = Program::start(&mut dhclient(&world, &["-r", "-d"]));
     assert_eq!(released(&mut server).await, address);
     assert_eq!(world.lease_file().read().unwrap().get(guest()).unwrap().state, State::Released);
     drop(client);
@@ -178,7 +181,7 @@ async fn an_exhausted_pool_is_said_whoever_asks() {
     let client = udhcpc(&world, &[]);
     assert_eq!(exhausted(&mut server).await, text);
     client.kill();
-    let client = world.start(&mut dhclient(&world, &["-d"]));
+    let client = Program::start(&mut dhclient(&world, &["-d"]));
     assert_eq!(exhausted(&mut server).await, text);
     client.kill();
     let _client = dhcpcd(&world, "");
@@ -205,6 +208,23 @@ async fn an_address_that_a_neighbour_uses_is_not_given() {
     assert!(world.told(&["bound"]).await.starts_with(&format!("bound address={address} ")));
     let rows = world.lease_file().read().unwrap().list(std::time::SystemTime::now());
     assert!(rows.iter().any(|row| (row.address, row.state) == (choice.address, RowState::Avoided)));
+}
+
+#[tokio::test]
+async fn an_address_that_was_prepared_is_offered_without_a_probe() {
+    let network = network(20);
+    let world = World::new(&network);
+    let choice = Leases::default().choose(&network, at(0), guest(), None).unwrap();
+    let _neighbour = world.neighbour(mac(9), choice.address);
+    let mut responder = Responder::new(network.clone(), world.lease_file(), [guest()]);
+    let wire = world.host.socket("br0", Filter::addresses());
+    let address = responder.prepare(guest(), &wire).await.unwrap();
+    assert_ne!(address, choice.address);
+    assert_eq!(responder.prepare(guest(), &wire).await.unwrap(), address);
+    assert!(world.lease_file().read().unwrap().get(guest()).unwrap().probed);
+    let mut server = world.serve_with(responder);
+    let _client = udhcpc(&world, &[]);
+    assert_eq!(bound(&mut server, Occasion::Selecting).await, address);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The server, message by message: RFC 2131's tables, and what must hold whatever is asked.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod dhcp_support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -324,6 +326,13 @@ fn what_is_not_for_this_server_is_ignored_and_said() {
         assert_eq!(ignored(&handle(&network, &mut leases, at(0), &everybody(message))), Some(why));
     }
     assert_eq!(leases, Leases::default());
+    let mut relayed = message(Kind::Discover, mac(1));
+    relayed.giaddr = ip(3);
+    let outcome = handle(&network, &mut leases, at(0), &everybody(relayed));
+    assert_eq!(
+        outcome.events[0].to_string(),
+        "ignored 52:54:00:aa:00:01: its message came through the relay 10.77.0.3"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the tests of DHCP share.
-#![allow(dead_code, unreachable_pub)] // each test file uses its part
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part of this")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -86,6 +86,12 @@ impl Drop for Net {
 pub struct Program(pub Child);
 
 impl Program {
+    /// Starts it; what it says goes to the test's own output.
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|e| panic!("{command:?} ({e}): run `make setup-tests`")))
+    }
+
     pub fn signal(&self, signal: &str) {
         run("kill", &[&format!("-{signal}"), &self.0.id().to_string()]);
     }
@@ -130,12 +136,10 @@ impl World {
         host.ip(&format!("link add br0 address {} type bridge forward_delay 0", network.server_mac));
         host.ip(&format!("addr add {}/{} dev br0", network.server, network.subnet.prefix()));
         host.ip("link set br0 up");
-        let mut world = Self::with(host, guest);
-        world.join("p1", self::guest());
-        world
-    }
-
-    fn with(host: Net, guest: Net) -> Self {
+        let guest_mac = self::guest();
+        host.ip(&format!("link add p1 type veth peer name eth0 address {guest_mac} netns {}", guest.0));
+        host.ip("link set p1 master br0 up");
+        guest.ip("link set eth0 up");
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("news");
         run("mkfifo", &[fifo.to_str().unwrap()]);
@@ -149,18 +153,12 @@ impl World {
         Self { host, guest, folder, news: BufReader::new(news).lines() }
     }
 
-    fn join(&mut self, port: &str, mac: Mac) {
-        let (host, guest) = (&self.host, &self.guest);
-        host.ip(&format!("link add {port} type veth peer name eth0 address {mac} netns {}", guest.0));
-        host.ip(&format!("link set {port} master br0 up"));
-        guest.ip("link set eth0 up");
-    }
-
     /// A neighbour on the bridge who has an address already.
     pub fn neighbour(&self, mac: Mac, address: std::net::Ipv4Addr) -> Net {
         let net = Net::new("neighbour");
-        self.host.ip(&format!("link add p2 type veth peer name eth0 address {mac} netns {}", net.0));
-        self.host.ip("link set p2 master br0 up");
+        let port = format!("p{}", address.octets()[3]);
+        self.host.ip(&format!("link add {port} type veth peer name eth0 address {mac} netns {}", net.0));
+        self.host.ip(&format!("link set {port} master br0 up"));
         net.ip(&format!("addr add {address}/24 dev eth0"));
         net.ip("link set eth0 up");
         net
@@ -189,12 +187,6 @@ impl World {
             panic!("{error}");
         });
         Server { task, events }
-    }
-
-    /// Starts a program in the guest's namespace; what it says goes to the test's own output.
-    pub fn start(&self, command: &mut Command) -> Program {
-        let child = command.stdin(Stdio::null()).spawn();
-        Program(child.unwrap_or_else(|e| panic!("{command:?} ({e}): run `make setup-tests`")))
     }
 
     /// The next thing that a client's script says that begins with one of these words.
