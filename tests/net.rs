@@ -295,7 +295,7 @@ fn a_change_that_is_killed_half_way_is_put_back_by_the_next_command() {
     drop(command);
     worker.signal(supervisor::host::proc::Signal::KILL).unwrap();
     assert!(worker.wait_for(common::PATIENCE).unwrap());
-    let refused = sandbox.fails(4, &["net", "down", "br1", "--yes"]);
+    let refused = sandbox.fails(3, &["net", "down", "br1", "--yes"]);
     assert!(refused.contains("br1"), "{refused}");
     assert_eq!(picture(&host), before);
     assert!(!change.exists());
