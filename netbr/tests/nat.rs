@@ -77,6 +77,14 @@ impl Lab {
         Guest { net, ip }
     }
 
+    /// Whether bridged packets pass the rules for routed ones, where br_netfilter is loaded.
+    fn bridge_netfilter(&self, on: bool) {
+        let path = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        if self.host.inside(|| Path::new(path).exists()) {
+            self.host.write(path, if on { "1" } else { "0" });
+        }
+    }
+
     fn names(&self) -> String {
         self.host.ip("-br link")
     }
@@ -131,9 +139,14 @@ async fn guests_reach_the_lan_and_are_reached_by_forwarded_ports() {
     assert_eq!(reached(&lab.lan, at(UPLINK, 8080), &one, 8081).unwrap(), IpAddr::from(LAN));
     assert_eq!(reached(&lab.host, at(UPLINK, 8080), &one, 8081).unwrap(), IpAddr::from(UPLINK));
     assert_eq!(reached(&lab.host, at(Ipv4Addr::LOCALHOST, 8080), &one, 8081).unwrap(), IpAddr::from(router));
-    // A guest by way of the host, even the one that the port leads to.
+    // A guest by way of the host.
     assert_eq!(reached(&other.net, at(UPLINK, 8080), &one, 8081).unwrap(), IpAddr::from(router));
+    // And the one that the port leads to, if the bridge does not take the packet over once it is rewritten: it returns none by
+    // the port that it came by.
+    lab.bridge_netfilter(false);
     assert_eq!(reached(&one.net, at(UPLINK, 8080), &one, 8081).unwrap(), IpAddr::from(router));
+    assert_eq!(reached(&other.net, at(UPLINK, 8080), &one, 8081).unwrap(), IpAddr::from(router));
+    lab.bridge_netfilter(true);
     let server = one.net.udp(at(Ipv4Addr::UNSPECIFIED, 8081));
     for (from, to) in [(&lab.lan, UPLINK), (&lab.host, Ipv4Addr::LOCALHOST), (&other.net, UPLINK)] {
         exchange_datagrams(&from.udp(ANY), &server, at(to, 8080), 1000);
@@ -439,6 +452,7 @@ async fn isolated_guests_reach_the_lan_but_not_each_other() {
     assert!(one.net.ping(LAN) && other.net.ping(LAN));
     assert!(!one.net.ping(other.ip));
     // Nor by way of the host.
+    lab.bridge_netfilter(false);
     for (guest, other) in [(&one, &other), (&other, &one)] {
         guest.net.ip(&format!("route add {}/32 via {}", other.ip, network.plan().router));
     }

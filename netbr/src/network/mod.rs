@@ -22,7 +22,9 @@
 //! | `obstacle` | others' rules that keep packets from it |
 //!
 //! Guests have IPv4 there. They reach everything that the host reaches, with the host's address; from outside, only forwarded ports of
-//! theirs are reached, which the host itself reaches at 127.0.0.1 as well.
+//! theirs are reached, which the host itself reaches at 127.0.0.1 as well. A guest reaches the forwarded ports of others by the host's
+//! address; its own ones only where `net.bridge.bridge-nf-call-iptables` is off, as the bridge then does not take the rewritten packet
+//! over, and sends none back where it came from.
 
 mod choice;
 mod config;
