@@ -1,5 +1,7 @@
 //! NAT networks in a namespace with an uplink to a LAN; guests are namespaces behind veth pairs, with static addresses.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod nft_lab;
 
 use std::io::ErrorKind;
@@ -268,7 +270,7 @@ async fn what_was_interrupted_is_put_right() {
         assert!(lab.host.ip("-4 addr show dev midge0").contains(&address));
     };
     // As a kill would leave it in the middle of making or removing: each time another process goes on from there.
-    for harm in ["link del midge0", &format!("addr flush dev midge0"), "link set midge0 down"] {
+    for harm in ["link del midge0", "addr flush dev midge0", "link set midge0 down"] {
         lab.host.ip(harm);
         let again = lab.ensure(&config("midge0")).await.unwrap();
         assert_eq!((again.plan().subnet, again.plan().mac), (plan.subnet, plan.mac), "{harm}");

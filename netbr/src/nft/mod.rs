@@ -24,5 +24,5 @@ pub use error::NftError;
 pub use field::Field;
 pub use listing::{ChainEntry, RuleEntry, TableEntry};
 pub use model::{Base, Chain, Family, Hook, Kind, Set, Table, Type, priority};
-pub use rule::{Connection, Equality, EtherType, Expression, Meta, Register, Rule, Transport, Verdict};
+pub use rule::{EtherType, Rule, Transport, Verdict};
 pub use socket::Nft;

@@ -12,7 +12,7 @@ pub struct Rule {
 /// One of the kernel's registers of 16 bytes (`enum nft_registers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Register {
+pub(super) enum Register {
     /// The first.
     One = 1,
     /// The second.
@@ -21,7 +21,7 @@ pub enum Register {
 
 /// What a rule is made of, one for each of the kernel's expressions (`linux/netfilter/nf_tables.h`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Expression {
+pub(super) enum Expression {
     /// Reads what is known of a packet besides its bytes.
     Meta(Meta, Register),
     /// Reads from a packet; does not match when that is not there.
@@ -59,7 +59,7 @@ pub enum Expression {
 
 /// Whether what is compared must be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Equality {
+pub(super) enum Equality {
     /// It must.
     Equal,
     /// It must not.
@@ -68,7 +68,7 @@ pub enum Equality {
 
 /// What is known of a packet besides its bytes (`enum nft_meta_keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meta {
+pub(super) enum Meta {
     /// The EtherType, without a VLAN's.
     Protocol,
     /// The name of the device that it came in by.
@@ -83,7 +83,7 @@ pub enum Meta {
 
 /// What connection tracking knows (`enum nft_ct_keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
+pub(super) enum Connection {
     /// Bits: see [`ESTABLISHED_OR_RELATED`].
     State,
     /// Bits: see [`DESTINATION_REWRITTEN`].
