@@ -71,6 +71,8 @@ pub(super) enum Equality {
 pub(super) enum Meta {
     /// The EtherType, without a VLAN's.
     Protocol,
+    /// The mark of the socket that it was sent by, or what rules made of it.
+    Mark,
     /// The name of the device that it came in by.
     InputName,
     /// The name of the device that it goes out by.
@@ -226,6 +228,12 @@ impl Rule {
     #[must_use]
     pub fn transport(self, transport: Transport) -> Self {
         self.meta(Meta::Transport, Equality::Equal, vec![transport as u8])
+    }
+
+    /// Packets with a mark (`SO_MARK`, socket(7)).
+    #[must_use]
+    pub fn mark(self, mark: u32) -> Self {
+        self.meta(Meta::Mark, Equality::Equal, mark.to_ne_bytes().to_vec())
     }
 
     /// Packets of IPv4, in a table of the family `inet`.

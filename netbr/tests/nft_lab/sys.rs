@@ -42,6 +42,11 @@ impl Packets {
         Self(socket)
     }
 
+    /// Marks what it sends.
+    pub fn mark(&self, mark: u32) {
+        nix::sys::socket::setsockopt(&self.0, nix::sys::socket::sockopt::Mark, &mark).unwrap();
+    }
+
     pub fn send(&self, frame: &[u8]) {
         let sent = nix::unistd::write(&self.0, frame).unwrap();
         assert_eq!(sent, frame.len());
