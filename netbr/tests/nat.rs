@@ -412,7 +412,7 @@ async fn a_port_that_is_taken_is_refused() {
 #[tokio::test]
 async fn a_firewall_that_keeps_packets_is_named_with_its_remedy() {
     let lab = Lab::new();
-    let network = lab.ensure(&config("midge0")).await.unwrap();
+    let mut network = lab.ensure(&config("midge0")).await.unwrap();
     let guest = lab.guest(&network, 10);
     assert!(guest.net.ping(LAN));
     assert!(network.obstacles().unwrap().is_empty());

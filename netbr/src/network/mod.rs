@@ -97,11 +97,15 @@ pub struct Description {
 }
 
 /// A NAT network.
-#[derive(Debug, Clone)]
+///
+/// It keeps its two netlink sockets: [`Nft`] says what opening and closing one for each change would cost.
+#[derive(Debug)]
 pub struct NatNetwork {
     namespace: Namespace,
     store: Store,
     plan: Plan,
+    links: Links,
+    nft: Nft,
 }
 
 impl NatNetwork {
@@ -136,8 +140,9 @@ impl NatNetwork {
                 config.plan(choice::subnet(&links, mac, config.subnet, None).await?, mac, false, dns)
             }
         };
-        let mut network = Self { namespace: namespace.clone(), store: store.clone(), plan };
-        network.raise(&locked, &links, &users).await?;
+        let nft = Nft::open(namespace)?;
+        let mut network = Self { namespace: namespace.clone(), store, plan, links, nft };
+        network.raise(&locked, &users).await?;
         Ok(network)
     }
 
@@ -145,7 +150,9 @@ impl NatNetwork {
     pub async fn open(namespace: &Namespace, state: &Path, name: &str) -> Result<Option<Self>, NatError> {
         let store = Store::new(state, name);
         let plan = store.lock().await?.plan()?;
-        Ok(plan.map(|plan| Self { namespace: namespace.clone(), store, plan }))
+        let Some(plan) = plan else { return Ok(None) };
+        let (links, nft) = (Links::open(namespace)?, Nft::open(namespace)?);
+        Ok(Some(Self { namespace: namespace.clone(), store, plan, links, nft }))
     }
 
     /// The names of the networks that are known in `state`.
@@ -190,8 +197,7 @@ impl NatNetwork {
         locked.save_plan(&self.plan)?;
         locked.save_user(&user)?;
         let users = locked.users()?;
-        let links = Links::open(&self.namespace)?;
-        let raised = self.raise(&locked, &links, &users).await;
+        let raised = self.raise(&locked, &users).await;
         if raised.is_err() {
             match former {
                 Some(former) => locked.save_user(&former)?,
@@ -221,15 +227,15 @@ impl NatNetwork {
     }
 
     /// All about it, as it is now.
-    pub async fn describe(&self) -> Result<Description, NatError> {
+    pub async fn describe(&mut self) -> Result<Description, NatError> {
         let locked = self.store.lock().await?;
         let plan = locked.plan()?.unwrap_or_else(|| self.plan.clone());
         Ok(Description { users: locked.users()?, plan, obstacles: self.obstacles()? })
     }
 
     /// What keeps packets from it.
-    pub fn obstacles(&self) -> Result<Vec<Obstacle>, NatError> {
-        Ok(obstacle::find(&mut Nft::open(&self.namespace)?, &self.plan.name)?)
+    pub fn obstacles(&mut self) -> Result<Vec<Obstacle>, NatError> {
+        Ok(obstacle::find(&mut self.nft, &self.plan.name)?)
     }
 
     /// Takes over what others made of the network since.
@@ -244,26 +250,26 @@ impl NatNetwork {
     async fn left(&mut self, locked: &Locked) -> Result<(), NatError> {
         self.catch_up(locked)?;
         let users = locked.users()?;
-        let links = Links::open(&self.namespace)?;
         if !users.is_empty() {
-            return self.raise(locked, &links, &users).await;
+            return self.raise(locked, &users).await;
         }
         // The bridge first: a guest that is still there must not be on one that nothing guards.
-        if let Some(link) = links.get(&self.plan.name).await?
+        if let Some(link) = self.links.get(&self.plan.name).await?
             && self.is_ours(&link)
         {
-            links.delete(&self.plan.name).await?;
+            self.links.delete(&self.plan.name).await?;
         }
-        Nft::open(&self.namespace)?.remove(Family::Inet, &self.plan.name)?;
+        self.nft.remove(Family::Inet, &self.plan.name)?;
         locked.remove()
     }
 
     /// Puts into the kernel what the files say.
-    async fn raise(&mut self, locked: &Locked, links: &Links, users: &[User]) -> Result<(), NatError> {
+    async fn raise(&mut self, locked: &Locked, users: &[User]) -> Result<(), NatError> {
         locked.save_plan(&self.plan)?;
         // Rules name interfaces that need not be there: so nothing is open at any time that they close.
-        Nft::open(&self.namespace)?.put(&rules::table(&self.plan, users))?;
-        let bridge = self.bridge(links).await?;
+        self.nft.put(&rules::table(&self.plan, users))?;
+        let bridge = self.bridge().await?;
+        let links = &self.links;
         let address = Address::new(self.plan.router.into(), self.plan.subnet.prefix());
         for other in links.addresses(bridge.index).await? {
             if matches!(other.address, IpAddr::V4(_))
@@ -283,8 +289,8 @@ impl NatNetwork {
         Ok(())
     }
 
-    async fn bridge(&self, links: &Links) -> Result<Link, NatError> {
-        let name = &self.plan.name;
+    async fn bridge(&self) -> Result<Link, NatError> {
+        let (name, links) = (&self.plan.name, &self.links);
         let bridge = match links.get(name).await? {
             Some(link) if self.is_ours(&link) => link,
             Some(_) => return Err(NatError::Taken { name: name.clone() }),
