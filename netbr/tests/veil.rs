@@ -1,5 +1,7 @@
 //! Guests with one identity on one bridge, told apart by veils: guests are namespaces behind veth pairs.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod nft_lab;
 
 use std::collections::BTreeSet;
@@ -302,7 +304,7 @@ fn a_veil_is_replaced_lowered_and_found_when_its_port_has_gone() {
     assert!(lab.host.ping(outer(200).ipv4.unwrap()));
     lab.host.ip("neigh flush all");
     assert!(!lab.host.ping(guest.outer4()));
-    assert_eq!(netbr::veil::ports(&mut nft).unwrap(), [guest.port.clone()]);
+    assert_eq!(netbr::veil::ports(&mut nft).unwrap(), [&*guest.port]);
 
     other.lower(&mut nft).unwrap();
     other.lower(&mut nft).unwrap();

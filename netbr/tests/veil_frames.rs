@@ -1,13 +1,15 @@
 //! What veils rewrite, frame by frame: what is sent on one side must arrive on the other as if it had been made there, with every
 //! checksum as it is when made from scratch.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod nft_lab;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use netbr::Mac;
 use netbr::nft::Nft;
-use netbr::veil::{Identity, Veil};
+use netbr::veil::{Identity, MARK, Veil};
 use nft_lab::frames::{
     Ether, arp, ether, group_ether6, icmp_error, icmpv6, ipv4, link_layer, mld, solicited, udp4, udp6,
 };
@@ -49,7 +51,7 @@ fn identity(who: Who) -> Identity {
 
 /// A bridge with a veiled guest and a machine of the LAN, neither of which says anything by itself.
 struct Lab {
-    _host: Net,
+    host: Net,
     _nets: [Net; 2],
     guest: Packets,
     lan: Packets,
@@ -72,7 +74,7 @@ impl Lab {
         veil.raise(&mut Nft::open(&host.namespace).unwrap()).unwrap();
         let sockets = [&guest, &lan].map(|net| Packets::open(net, "eth0"));
         let [guest_socket, lan_socket] = sockets;
-        Self { _host: host, _nets: [guest, lan], guest: guest_socket, lan: lan_socket }
+        Self { host, _nets: [guest, lan], guest: guest_socket, lan: lan_socket }
     }
 
     /// What the guest sends, made by `frame` for whom it takes itself for, arrives as made for whom it is to others; and back.
@@ -102,7 +104,7 @@ fn arrives(what: &str, from: &Packets, to: &Packets, sent: &[u8], expected: &[u8
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.chunks(2).map(|pair| pair.iter().map(|b| format!("{b:02x}")).collect::<String>() + " ").collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -343,6 +345,7 @@ fn dhcp_of_the_guest_stays_with_it() {
     let lab = Lab::new();
     let servers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
     let ask4 = udp4(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 67, &[7; 107]);
+    let port = Packets::open(&lab.host, "guest");
     let renew4 = udp4(INNER.ip, LAN.ip, 67, &[7; 108]);
     let ask6 = udp6(INNER.link_local, servers, 547, &[7; 109]);
     lab.guest.send(&ether(BROADCAST, INNER.mac, IPV4, &ask4));
@@ -352,4 +355,14 @@ fn dhcp_of_the_guest_stays_with_it() {
     lab.guest.send(&ether(LAN.mac, INNER.mac, IPV4, &udp4(INNER.ip, LAN.ip, 68, &[8; 110])));
     let first = lab.lan.wait_for(|_| true, SOON).unwrap();
     assert_eq!(hex(&first), hex(&ether(LAN.mac, OUTER.mac, IPV4, &udp4(OUTER.ip, LAN.ip, 68, &[8; 110]))));
+
+    // Who listens at the port hears the guest, and answers it by its outer identity or, with the mark, by its inner one.
+    for asked in [ether(BROADCAST, INNER.mac, IPV4, &ask4), ether(LAN.mac, INNER.mac, IPV4, &renew4)] {
+        let heard = port.wait_for(|frame| frame[12..14] == IPV4.to_be_bytes(), SOON).unwrap();
+        assert_eq!(hex(&heard), hex(&asked));
+    }
+    let answer = |me: Who| ether(me.mac, LAN.mac, IPV4, &udp4(LAN.ip, me.ip, 68, &[9; 111]));
+    arrives("an answer", &port, &lab.guest, &answer(OUTER), &answer(INNER));
+    port.mark(MARK);
+    arrives("an answer with the mark", &port, &lab.guest, &answer(INNER), &answer(INNER));
 }

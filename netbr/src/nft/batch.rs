@@ -213,6 +213,7 @@ fn data(message: Message, expression: &Expression) -> Message {
         Expression::Meta(key, to) => {
             let key = match key {
                 Meta::Protocol => 1,
+                Meta::Mark => 3,
                 Meta::InputName => 6,
                 Meta::OutputName => 7,
                 Meta::Family => 15,

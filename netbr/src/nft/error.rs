@@ -117,3 +117,22 @@ impl NftError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_answers_is_told_apart() {
+        let text = |errno, device| NftError::answer(errno, "add the chain x".to_owned(), device).to_string();
+        assert!(text(Errno::EPERM, None).starts_with("may not add the chain x"));
+        assert!(text(Errno::ENOENT, None).contains("modprobe nf_tables"));
+        assert!(text(Errno::EOPNOTSUPP, Some("tap0")).contains("NETFILTER_EGRESS"));
+        assert_eq!(text(Errno::ENOENT, Some("tap0")), "cannot add the chain x: there is no interface tap0");
+        for errno in [Errno::ENOBUFS, Errno::ENOSPC, Errno::ENOMEM] {
+            assert!(text(errno, None).contains("no room left"));
+        }
+        assert_eq!(text(Errno::EBUSY, None), "cannot add the chain x");
+        assert!(matches!(NftError::socket(Errno::EPROTONOSUPPORT, "open"), NftError::Missing(_)));
+    }
+}

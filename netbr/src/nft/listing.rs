@@ -36,6 +36,17 @@ pub struct ChainEntry {
     pub drops: bool,
 }
 
+/// A rule that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleEntry {
+    /// Its chain's name.
+    pub chain: String,
+    /// Names of interfaces that packets must have come in by. That of a pattern is its beginning.
+    pub inputs: Vec<String>,
+    /// Names of interfaces that packets must go out by.
+    pub outputs: Vec<String>,
+}
+
 impl Nft {
     /// All tables of a family.
     pub fn tables(&mut self, family: Family) -> Result<Vec<TableEntry>, NftError> {
@@ -66,13 +77,45 @@ impl Nft {
         })
     }
 
-    /// The expressions of all rules of a table, as bytes, rule by rule: enough to see whether one names an interface.
-    pub(crate) fn rules(&mut self, family: Family, table: &str) -> Result<Vec<Vec<u8>>, NftError> {
+    /// All rules of a table, as far as they name interfaces.
+    pub fn rules(&mut self, family: Family, table: &str) -> Result<Vec<RuleEntry>, NftError> {
         let request = Message::new(GET_RULE, 0, family).text(1, table);
         self.dump(&request, "list the rules of nftables", |_, attributes| {
-            // The kernel lists the table's only, since Linux 4.7 or so; older ones list all.
-            let ours = wire::text(attributes, 1).as_deref() == Some(table);
-            wire::attribute(attributes, 4).filter(|_| ours).map(<[u8]>::to_vec)
+            // Kernels before 4.7 list those of all tables.
+            wire::text(attributes, 1).filter(|found| found == table)?;
+            Some(RuleEntry::read(
+                wire::text(attributes, 2)?,
+                wire::attribute(attributes, 4).unwrap_or_default(),
+            ))
         })
+    }
+}
+
+impl RuleEntry {
+    /// Reads what is compared directly behind the loading of an interface's name.
+    fn read(chain: String, expressions: &[u8]) -> Self {
+        const INPUT_NAME: u32 = 6;
+        const OUTPUT_NAME: u32 = 7;
+        let mut rule = Self { chain, inputs: Vec::new(), outputs: Vec::new() };
+        let mut loaded = None;
+        for (_, expression) in wire::attributes(expressions) {
+            let data = wire::attribute(expression, 2).unwrap_or_default();
+            let names = match wire::text(expression, 1).as_deref() {
+                Some("meta") => {
+                    loaded = wire::be32(data, 2);
+                    continue;
+                }
+                // NFT_CMP_EQ
+                Some("cmp") if wire::be32(data, 2) == Some(0) => match loaded {
+                    Some(INPUT_NAME) => &mut rule.inputs,
+                    Some(OUTPUT_NAME) => &mut rule.outputs,
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            names.extend(wire::attribute(data, 3).and_then(|value| wire::text(value, 1)));
+            loaded = None;
+        }
+        rule
     }
 }

@@ -12,7 +12,7 @@ pub struct Rule {
 /// One of the kernel's registers of 16 bytes (`enum nft_registers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Register {
+pub(super) enum Register {
     /// The first.
     One = 1,
     /// The second.
@@ -21,7 +21,7 @@ pub enum Register {
 
 /// What a rule is made of, one for each of the kernel's expressions (`linux/netfilter/nf_tables.h`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Expression {
+pub(super) enum Expression {
     /// Reads what is known of a packet besides its bytes.
     Meta(Meta, Register),
     /// Reads from a packet; does not match when that is not there.
@@ -59,7 +59,7 @@ pub enum Expression {
 
 /// Whether what is compared must be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Equality {
+pub(super) enum Equality {
     /// It must.
     Equal,
     /// It must not.
@@ -68,9 +68,11 @@ pub enum Equality {
 
 /// What is known of a packet besides its bytes (`enum nft_meta_keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meta {
+pub(super) enum Meta {
     /// The EtherType, without a VLAN's.
     Protocol,
+    /// The mark of the socket that it was sent by, or what rules made of it.
+    Mark,
     /// The name of the device that it came in by.
     InputName,
     /// The name of the device that it goes out by.
@@ -83,7 +85,7 @@ pub enum Meta {
 
 /// What connection tracking knows (`enum nft_ct_keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
+pub(super) enum Connection {
     /// Bits: see [`ESTABLISHED_OR_RELATED`].
     State,
     /// Bits: see [`DESTINATION_REWRITTEN`].
@@ -226,6 +228,12 @@ impl Rule {
     #[must_use]
     pub fn transport(self, transport: Transport) -> Self {
         self.meta(Meta::Transport, Equality::Equal, vec![transport as u8])
+    }
+
+    /// Packets with a mark (`SO_MARK`, socket(7)).
+    #[must_use]
+    pub fn mark(self, mark: u32) -> Self {
+        self.meta(Meta::Mark, Equality::Equal, mark.to_ne_bytes().to_vec())
     }
 
     /// Packets of IPv4, in a table of the family `inet`.

@@ -2,6 +2,7 @@
 
 // Each test crate uses its part of it.
 #![allow(dead_code, unreachable_pub)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 pub mod frames;
 pub mod sys;
@@ -165,7 +166,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 
 /// Bytes in which any that are lost, doubled or exchanged are noticed.
 pub fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+    (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 11).to_le_bytes()[0]).collect()
 }
 
 /// Sends `length` bytes each way over a connection of `from` to `to`'s listener, who answers with the address that it sees.

@@ -13,6 +13,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Net;
 
+/// `ETH_P_ALL` as it stands in addresses.
+const ALL: u16 = 3_u16.to_be();
+
 /// A packet socket on one interface: frames as they are (packet(7)).
 pub struct Packets(OwnedFd);
 
@@ -20,7 +23,7 @@ impl Packets {
     pub fn open(net: &Net, interface: &str) -> Self {
         let index = index(net, interface);
         let socket = net.inside(|| {
-            let all = i32::from((libc::ETH_P_ALL as u16).to_be());
+            let all = i32::from(ALL);
             // SAFETY: no pointers; the result is checked below and owned by nobody else.
             unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, all) }
         });
@@ -29,14 +32,19 @@ impl Packets {
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
         // SAFETY: all zero is a valid `sockaddr_ll`.
         let mut address: libc::sockaddr_ll = unsafe { zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+        address.sll_protocol = ALL;
         address.sll_ifindex = i32::try_from(index).unwrap();
-        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap();
         // SAFETY: `address` lives through the call and `length` is its length.
         let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
         assert_eq!(result, 0, "packet socket: {}", io::Error::last_os_error());
         Self(socket)
+    }
+
+    /// Marks what it sends.
+    pub fn mark(&self, mark: u32) {
+        nix::sys::socket::setsockopt(&self.0, nix::sys::socket::sockopt::Mark, &mark).unwrap();
     }
 
     pub fn send(&self, frame: &[u8]) {
@@ -95,7 +103,7 @@ pub fn offloads(net: &Net, interface: &str, on: bool) {
             // SAFETY: all zero is a valid `ifreq`.
             let mut request: libc::ifreq = unsafe { zeroed() };
             for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-                *to = from as libc::c_char;
+                *to = libc::c_char::from_ne_bytes([from]);
             }
             request.ifr_ifru.ifru_data = (&raw mut value).cast();
             // SAFETY: `request` and the value that it points to live through the call.
@@ -113,7 +121,7 @@ pub fn offloads(net: &Net, interface: &str, on: bool) {
 /// Lets a UDP socket send without checksums (`SO_NO_CHECK`).
 pub fn without_checksum(socket: &impl AsRawFd) {
     let on: libc::c_int = 1;
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap();
     // SAFETY: `on` lives through the call and `length` is its length.
     let result = unsafe {
         libc::setsockopt(
@@ -125,4 +133,18 @@ pub fn without_checksum(socket: &impl AsRawFd) {
         )
     };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
+/// Runs a closure on a thread without privileges: the kernel's credentials are a thread's.
+pub fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    const NOBODY: libc::uid_t = 65534;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: no pointers. The system call changes this thread only, other than the library's function.
+            let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+            assert_eq!(result, 0, "{}", io::Error::last_os_error());
+            work()
+        });
+        thread.join().unwrap()
+    })
 }

@@ -24,8 +24,9 @@ impl Identity {
     /// The lower half of the IPv6 addresses that are made from the MAC (RFC 4291, appendix A).
     #[must_use]
     pub fn interface_id(&self) -> [u8; 8] {
-        let [a, b, c, d, e, f] = self.mac.bytes();
-        [a ^ 2, b, c, 0xff, 0xfe, d, e, f]
+        let mac = self.mac.bytes();
+        // The bit that says who gives the address out is turned round.
+        [mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]]
     }
 }
 

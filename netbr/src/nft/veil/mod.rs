@@ -16,7 +16,9 @@
 //!                              exchange
 //! ```
 //!
-//! Packet sockets on the port see the guest's own, inner identity in both directions; what they send passes `egress`, too.
+//! Packet sockets on the port see the guest's own, inner identity in both directions. What they send passes `egress`, also with
+//! `PACKET_QDISC_BYPASS` (`packet_xmit` in net/packet/af_packet.c); a socket with [`MARK`] is let past it and speaks with the guest by
+//! its inner identity.
 //!
 //! # What is rewritten
 //!
@@ -53,6 +55,9 @@ pub use identity::Identity;
 /// What the tables' names begin with; the port's name follows. A table of its own for each port lets supervisors of guests raise and
 /// lower theirs without knowing of each other.
 const TABLE: &str = "midge-veil-";
+
+/// The mark (`SO_MARK`, socket(7)) of sockets whose frames reach the guest as they are: "midg" in ASCII.
+pub const MARK: u32 = 0x6d69_6467;
 
 /// An exchange of identities on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The table of a veil.
 
 use super::identity::{Ipv6Exchange, group_ether, low, solicited_group};
-use super::{TABLE, Veil, VeilError};
+use super::{MARK, TABLE, Veil, VeilError};
 use crate::nft::field::{
     ARP_ETHERNET_IPV4, ARP_SENDER_ETHER, ARP_SENDER_IP, ARP_TARGET_ETHER, ARP_TARGET_IP, ARP_TYPES,
     DESTINATION_PORT, ETHER_DESTINATION, ETHER_DESTINATION_VENDOR, ETHER_SOURCE, ICMP_ABOUT_DESTINATION,
@@ -69,7 +69,7 @@ const RECORDS: u32 = 8;
 pub(super) fn table(veil: &Veil) -> Result<Table, VeilError> {
     let mut table = Table::new(Family::Netdev, &format!("{TABLE}{}", veil.port));
     let (inner, outer) = (&veil.inner, &veil.outer);
-    let (mut from, mut to) = (Vec::new(), Vec::new());
+    let (mut from, mut to) = (Vec::new(), vec![Rule::new().mark(MARK).accept()]);
 
     let ethers = inner.mac != outer.mac;
     if ethers {
