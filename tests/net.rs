@@ -105,7 +105,9 @@ fn a_guest_that_boots_again_on_a_renumbered_network_is_found_at_its_new_address(
     assert!((10..20).contains(&last), "{after}");
     assert_eq!(detail["source"], "dhcp");
     assert!(lan.router.reaches(&after));
-    assert!(sandbox.events("web").iter().any(|e| e["event"] == "address-lost" && e["address"] == before.as_str()));
+    assert!(
+        sandbox.events("web").iter().any(|e| e["event"] == "address-lost" && e["address"] == before.as_str())
+    );
 }
 
 #[test]
@@ -288,7 +290,10 @@ fn a_change_that_is_killed_half_way_is_put_back_by_the_next_command() {
     let change = sandbox.run_dir().join("net/br0.change");
     let command = sandbox.spawn(&["net", "up", "br0", "--uplink", "eth0", "--yes"]);
     eventually("it waits for the gateway", || {
-        host.run(&["ip", "-o", "address", "show", "dev", "br0"]).stdout.windows(9).any(|w| w == HOST.as_bytes())
+        host.run(&["ip", "-o", "address", "show", "dev", "br0"])
+            .stdout
+            .windows(9)
+            .any(|w| w == HOST.as_bytes())
     });
     // The command may go: its worker goes on. The worker is killed, too.
     let worker = worker_of(&change);
@@ -326,7 +331,9 @@ fn what_keeps_guests_from_the_network_is_found() {
         "add chain ip filter DOCKER-USER",
         "add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }",
     ] {
-        assert!(lan.host.run(&[&["nft"][..], &rule.split(' ').collect::<Vec<_>>()].concat()).status.success());
+        assert!(
+            lan.host.run(&[&["nft"][..], &rule.split(' ').collect::<Vec<_>>()].concat()).status.success()
+        );
     }
     let text = sandbox.run(&["net", "check", "br0"]).stdout;
     assert!(text.contains("docker-forward-drop") && text.contains("next: "), "{text}");

@@ -297,10 +297,13 @@ impl Driver {
     /// the run before have gone with its QEMU.
     fn plan_again(&mut self) {
         let shared = self.shared.clone();
+        let before = shared.ports();
         shared.set_ports(Rc::default());
         tokio::task::spawn_local(async move {
+            // Not left in between: the network would go and come, and with it what is under way through it.
+            drop(before);
             let planned = match shared.replan() {
-                Ok(plan) => Ports::make(&plan).await.map(|ports| (plan, ports)),
+                Ok(plan) => Ports::make(&shared.home, &plan).await.map(|ports| (plan, ports)),
                 Err(failure) => Err(failure),
             };
             let planned = planned.map(|(plan, ports)| {

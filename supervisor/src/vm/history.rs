@@ -89,6 +89,13 @@ pub enum Happening {
         /// The MAC.
         mac: Mac,
     },
+    /// midge's own network has no address for the guest.
+    NoLease {
+        /// The interface.
+        net: usize,
+        /// Why, and what to do.
+        why: String,
+    },
     /// The host's end of an interface is gone, or cannot be watched any more.
     PortLost {
         /// The interface.

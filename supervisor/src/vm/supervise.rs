@@ -103,6 +103,8 @@ async fn run(home: &Home, name: &str, greeting: Option<UnixStream>) -> Result<()
     let accepting = tokio::task::spawn_local(accept(listener, serve.clone()));
     let listening_for_signals = tokio::task::spawn_local(obey_signals(shared.clone()));
     driver.run(adopted).await;
+    shared.ports().leave().await;
+    shared.set_ports(Rc::default());
 
     // Nobody new; those that are being answered hear how it ended, and so do those whose connection nobody has taken yet.
     accepting.abort();
@@ -153,7 +155,6 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
         }
         None => (plan::plan(home, &dir, &record)?, fresh_run(&record, us)),
     };
-    let notes = std::mem::take(&mut plan.notes);
     let (inputs, queue, snapshot) = driver::queue(&run);
     let shared = Shared::new(home.clone(), dir.clone(), inputs, snapshot);
     let adopted = match &run.qemu {
@@ -165,11 +166,13 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     }
     let known = std::mem::take(&mut run.heard);
     let ports = match adopted {
-        Some(_) => Ports::find(&plan, &run.ports).await,
-        None => Ports::make(&plan).await?,
+        Some(_) => Ports::find(home, &plan, &run.ports).await,
+        None => Ports::make(home, &plan).await?,
     };
     run.ports = ports.states();
     run.heard.clone_from(&known);
+    let mut notes = std::mem::take(&mut plan.notes);
+    notes.extend_from_slice(ports.notes());
     let ports = Rc::new(ports);
     shared.set_ports(ports.clone());
     ports.watch(&shared, &known);
@@ -253,14 +256,16 @@ async fn obey_signals(shared: Rc<Shared>) {
 /// Leaves nothing of the run behind, nor of a VM that was to live for one run only.
 fn close(shared: &Shared, lock: Lock) {
     let dir: &VmDir = &shared.dir;
-    let ephemeral = dir.record().is_ok_and(|record| record.spec.ephemeral);
+    let record = dir.record();
+    let ephemeral = record.as_ref().is_ok_and(|record| record.spec.ephemeral);
     dir.clear_run();
     if ephemeral {
         // A command that holds the VM's lock is doing something with it, and removes it or starts it again.
-        if let Ok(Some(_held)) = dir.try_lock()
-            && let Err(e) = dir.remove(&shared.home)
-        {
-            tracing::error!("cannot remove the VM: {}", crate::error::chain(&e));
+        if let Ok(Some(_held)) = dir.try_lock() {
+            if let Err(e) = dir.remove(&shared.home) {
+                tracing::error!("cannot remove the VM: {}", crate::error::chain(&e));
+            }
+            super::forget_leases(&shared.home, &record.map(|record| record.macs).unwrap_or_default());
         }
     }
     drop(lock);

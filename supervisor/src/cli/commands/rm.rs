@@ -59,7 +59,10 @@ pub(super) fn remove(context: &Context, vm: &VmDir, force: bool) -> Result<(), F
                 if let (Err(error), false) = (vm.record(), force) {
                     return Err(error.into());
                 }
-                return Ok(vm.remove(home)?);
+                let macs = vm.record().map(|record| record.macs).unwrap_or_default();
+                vm.remove(home)?;
+                crate::vm::forget_leases(home, &macs);
+                return Ok(());
             }
         }
         // The lock is free again: whoever ends the VM may need it.

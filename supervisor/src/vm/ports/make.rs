@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use netbr::Namespace;
 use netbr::link::{Link, LinkError, Links, Reason, Tap, TapOptions, tap_name};
@@ -10,40 +11,53 @@ use netbr::watch::Asker;
 
 use super::super::control::{Failure, FailureKind};
 use super::super::plan::Plan;
+use super::nat::{Nat, Wish};
 use super::{Ear, Port, Ports};
 use crate::error::chain;
 use crate::spec::{Mac, Net};
-use crate::store::PortState;
+use crate::store::{Home, PortState};
 
 impl Ports {
     /// Makes what the plan's interfaces need. What was made is gone again when a later one fails.
-    pub(in crate::vm) async fn make(plan: &Plan) -> Result<Self, Failure> {
-        let mut made = Self { nets: plan.spec.nets.len(), ports: Vec::new() };
+    pub(in crate::vm) async fn make(home: &Home, plan: &Plan) -> Result<Self, Failure> {
+        let mut made = Self { nets: plan.spec.nets.len(), ..Self::default() };
         if !plan.spec.nets.iter().any(Net::has_tap) {
             return Ok(made);
         }
         let namespace = Namespace::current();
         let links = Links::open(&namespace).map_err(|e| failure(&e))?;
         for (net, (wanted, mac)) in plan.spec.nets.iter().zip(plan.macs()).enumerate() {
-            let bridge = match wanted {
+            let (bridge, nat) = match wanted {
                 Net::User { .. } | Net::None { .. } => continue,
-                Net::Bridge { bridge, .. } => find_bridge(&links, bridge).await?,
-                Net::Nat { .. } => {
-                    return Err(Failure::new(FailureKind::HostUnfit, "midge's own network is not built yet"));
+                Net::Bridge { bridge, .. } => (find_bridge(&links, bridge).await?, None),
+                Net::Nat { forwards, ip, .. } => {
+                    let wish = Wish { mac: *mac, ip: *ip, forwards, name: &plan.spec.name };
+                    let (nat, bridge, notes) = Nat::join(home, user(plan.uuid(), net), &wish).await?;
+                    made.notes.extend(notes);
+                    (bridge, Some(nat))
                 }
             };
             let name = tap_name(&plan.spec.name, plan.uuid().as_bytes(), net);
-            let tap = make_tap(&namespace, &links, &plan.spec.name, &name, &bridge, *mac).await?;
+            let tap = match make_tap(&namespace, &links, &plan.spec.name, &name, &bridge, *mac).await {
+                Ok(tap) => tap,
+                Err(failure) => {
+                    made.leave().await;
+                    if let Some(nat) = nat {
+                        nat.leave().await;
+                    }
+                    return Err(failure);
+                }
+            };
             let ear = listen(&namespace, &links, &name, &bridge).await;
             let state = PortState { net, tap: name, bridge: bridge.name };
-            made.ports.push(port(state, *mac, Some(tap), ear));
+            made.all.push(port(state, *mac, Some(tap), ear, nat));
         }
         Ok(made)
     }
 
     /// Finds the recorded ports of a QEMU that runs already. One that is gone is a port that nobody watches.
-    pub(in crate::vm) async fn find(plan: &Plan, states: &[PortState]) -> Self {
-        let mut found = Self { nets: plan.spec.nets.len(), ports: Vec::new() };
+    pub(in crate::vm) async fn find(home: &Home, plan: &Plan, states: &[PortState]) -> Self {
+        let mut found = Self { nets: plan.spec.nets.len(), ..Self::default() };
         if states.is_empty() {
             return found;
         }
@@ -59,14 +73,33 @@ impl Ports {
                 },
                 Err(e) => warn(e),
             };
-            found.ports.push(port(state.clone(), *mac, None, ear));
+            let nat = match plan.spec.nets.get(state.net) {
+                Some(Net::Nat { forwards, .. }) => {
+                    Nat::find(home, user(plan.uuid(), state.net), *mac, forwards, &plan.spec.name).await
+                }
+                _ => None,
+            };
+            found.all.push(port(state.clone(), *mac, None, ear, nat));
         }
         found
     }
 }
 
-fn port(state: PortState, mac: Mac, tap: Option<Tap>, ear: Option<Ear>) -> Port {
-    Port { state, mac, tap, ear: RefCell::new(ear), watch: RefCell::new(None) }
+fn port(state: PortState, mac: Mac, tap: Option<Tap>, ear: Option<Ear>, nat: Option<Rc<Nat>>) -> Port {
+    Port {
+        state,
+        mac,
+        tap,
+        ear: RefCell::new(ear),
+        watch: RefCell::default(),
+        nat,
+        tasks: RefCell::default(),
+    }
+}
+
+/// The name by which an interface of a VM uses midge's own network: the VM's id, and the interface's index.
+fn user(id: &uuid::Uuid, net: usize) -> String {
+    format!("{id}.{net}")
 }
 
 fn warn<T>(error: &LinkError) -> Option<T> {
@@ -76,10 +109,13 @@ fn warn<T>(error: &LinkError) -> Option<T> {
 
 async fn find_bridge(links: &Links, name: &str) -> Result<Link, Failure> {
     let Some(link) = links.get(name).await.map_err(|e| failure(&e))? else {
-        return Err(Failure::new(FailureKind::HostUnfit, format!("there is no bridge `{name}` on this host"))
-            .hint(format!(
-                "`midge net ls` lists those there are; `midge net up {name} --uplink INTERFACE` makes one"
-            )));
+        return Err(Failure::new(
+            FailureKind::HostUnfit,
+            format!("there is no bridge `{name}` on this host"),
+        )
+        .hint(format!(
+            "`midge net ls` lists those there are; `midge net up {name} --uplink INTERFACE` makes one"
+        )));
     };
     if link.bridge().is_none() {
         let why = format!("`{name}` is {}, not a bridge", link.kind);
@@ -146,7 +182,9 @@ fn failure(error: &LinkError) -> Failure {
         Some(Reason::NotPermitted | Reason::DeviceClosed) => {
             failure.hint("`sudo midge net setup --user $USER` once, or use `--net user`")
         }
-        Some(Reason::Unsupported) => failure.hint("`midge net check` looks closer; `--net user` needs none of it"),
+        Some(Reason::Unsupported) => {
+            failure.hint("`midge net check` looks closer; `--net user` needs none of it")
+        }
         _ => failure,
     }
 }

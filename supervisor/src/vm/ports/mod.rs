@@ -5,17 +5,21 @@
 
 mod heard;
 mod make;
+mod nat;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
+use nat::Nat;
+pub use nat::{forget_leases, own_leases};
 use netbr::Namespace;
 use netbr::link::Tap;
 use netbr::packet::PacketSocket;
 use netbr::watch::{Asker, Event, TableConfig, Want, Watch, WatchError, Watcher, WatcherConfig};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
 
 use super::control::{Failure, FailureKind, Family};
 use super::driver::Input;
@@ -45,7 +49,9 @@ pub fn is_own_network(bridge: &str) -> bool {
 pub(super) struct Ports {
     /// How many interfaces the VM has.
     nets: usize,
-    ports: Vec<Port>,
+    all: Vec<Port>,
+    /// What the user should know of them, a line each.
+    notes: Vec<String>,
 }
 
 /// One port.
@@ -59,6 +65,10 @@ struct Port {
     ear: RefCell<Option<Ear>>,
     /// The view of the watch, once it has begun.
     watch: RefCell<Option<Watch>>,
+    /// The use of midge's own network, where it is on that.
+    nat: Option<Rc<Nat>>,
+    /// What runs for it: ended with it.
+    tasks: RefCell<JoinSet<()>>,
 }
 
 /// What a port's watch needs.
@@ -71,18 +81,30 @@ struct Ear {
 impl Ports {
     /// What is to be recorded of them.
     pub(super) fn states(&self) -> Vec<PortState> {
-        self.ports.iter().map(|port| port.state.clone()).collect()
+        self.all.iter().map(|port| port.state.clone()).collect()
     }
 
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.ports.is_empty()
+        self.all.is_empty()
+    }
+
+    /// What the user should know of them, a line each.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Leaves the networks that they were on: for when no guest will use them any more.
+    pub(super) async fn leave(&self) {
+        for nat in self.all.iter().filter_map(|port| port.nat.as_ref()) {
+            nat.leave().await;
+        }
     }
 
     /// For each interface its open tap, where it has one.
     pub(super) fn taps(&self) -> Vec<Option<BorrowedFd<'_>>> {
         let tap = |net| {
-            let port = self.ports.iter().find(|port| port.state.net == net)?;
+            let port = self.all.iter().find(|port| port.state.net == net)?;
             port.tap.as_ref()?.fds().next()
         };
         (0..self.nets).map(tap).collect()
@@ -90,7 +112,7 @@ impl Ports {
 
     /// Begins to watch them. `known` is what a supervisor before knew: each address of it is asked for at once.
     pub(super) fn watch(&self, shared: &Rc<Shared>, known: &[Heard]) {
-        for port in &self.ports {
+        for port in &self.all {
             let Some(Ear { socket, asker }) = port.ear.borrow_mut().take() else { continue };
             let known = known.iter().filter(|heard| heard.net == port.state.net);
             let config = WatcherConfig {
@@ -100,21 +122,29 @@ impl Ports {
             };
             let (watcher, watch) = Watcher::new(socket, config);
             let net = port.state.net;
-            tokio::task::spawn_local(tell_addresses(shared.clone(), net, watch.clone()));
-            tokio::task::spawn_local(tell_events(shared.clone(), net, watch.clone()));
-            let shared = shared.clone();
-            tokio::task::spawn_local(async move {
-                if let Err(e) = watcher.run().await {
-                    tell_end(&shared, net, &e);
+            let mut tasks = port.tasks.borrow_mut();
+            tasks.spawn_local(tell_addresses(shared.clone(), net, watch.clone()));
+            tasks.spawn_local(tell_events(shared.clone(), net, watch.clone()));
+            let told = shared.clone();
+            let end = move |ended: Result<(), WatchError>| {
+                if let Err(e) = ended {
+                    tell_end(&told, net, &e);
                 }
-            });
+            };
+            match &port.nat {
+                None => tasks.spawn_local(async move { end(watcher.run().await) }),
+                Some(nat) => {
+                    let watcher = watcher.with_hook(nat.hook(shared, net, &watch));
+                    tasks.spawn_local(async move { end(watcher.run().await) })
+                }
+            };
             *port.watch.borrow_mut() = Some(watch);
         }
     }
 
     /// Asks the guest on all of its ports whether it has these addresses.
     pub(super) fn ask(&self, addresses: &[IpAddr]) {
-        for port in &self.ports {
+        for port in &self.all {
             let Some(watch) = port.watch.borrow().clone() else { continue };
             let addresses = addresses.to_vec();
             tokio::task::spawn_local(async move {
@@ -127,7 +157,7 @@ impl Ports {
 
     /// Why the guest has no address of this family, as far as its ports tell.
     pub(super) fn why(&self, family: Family, kind: FailureKind) -> Option<Failure> {
-        let port = self.ports.first()?;
+        let port = self.all.first()?;
         let want = match family {
             Family::Any => Want::Any,
             Family::V4 => Want::Ipv4,
@@ -179,11 +209,9 @@ async fn tell_events(shared: Rc<Shared>, net: usize, watch: Watch) {
 
 fn happening(net: usize, event: &Event) -> Option<Happening> {
     match event {
-        Event::Appeared(address) => Some(Happening::Address {
-            net,
-            address: address.address,
-            source: heard::source(address.source),
-        }),
+        Event::Appeared(address) => {
+            Some(Happening::Address { net, address: address.address, source: heard::source(address.source) })
+        }
         Event::Lost { address, why } => {
             let why = serde_json::to_value(why).ok()?.as_str()?.to_owned();
             Some(Happening::AddressLost { net, address: *address, why })

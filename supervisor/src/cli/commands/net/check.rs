@@ -78,7 +78,10 @@ fn text(name: &str, facts: &Facts, causes: &[Cause]) -> String {
         let _ = writeln!(text, "ok    nothing on this host keeps guests on {name} from the network");
     }
     if facts.filters.is_none() {
-        let _ = writeln!(text, "hint  the firewall's rules are shown to root only: `sudo midge net check` sees more");
+        let _ = writeln!(
+            text,
+            "hint  the firewall's rules are shown to root only: `sudo midge net check` sees more"
+        );
     }
     text
 }

@@ -1,6 +1,7 @@
 //! `net`: the host's networks as guests see them.
 
 mod check;
+mod leases;
 mod ls;
 mod up;
 
@@ -23,7 +24,8 @@ pub(super) fn net(context: &Context, verb: &NetVerb) -> Outcome {
         NetVerb::Up(args) => up::up(context, args),
         NetVerb::Down(args) => up::down(context, args),
         NetVerb::Apply(args) => up::apply(context, args),
-        _ => Err(Failed::new(ExitKind::Other, "not built yet")),
+        NetVerb::Leases(args) => leases::leases(context, args),
+        NetVerb::Setup(_) => Err(Failed::new(ExitKind::Other, "not built yet")),
     }
 }
 

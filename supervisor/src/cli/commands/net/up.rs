@@ -31,9 +31,8 @@ struct Change {
 pub(super) fn up(context: &Context, args: &NetUpArgs) -> Outcome {
     put_back_what_was_killed(context)?;
     let (bridge, uplink) = (args.bridge.as_str(), args.uplink.as_str());
-    let plan = with_links(|links| async move {
-        Plan::up(&facts(&links).await?, bridge, uplink).map_err(refused)
-    })?;
+    let plan =
+        with_links(|links| async move { Plan::up(&facts(&links).await?, bridge, uplink).map_err(refused) })?;
     if let Some(tool) = args.print {
         return print(&plan, tool);
     }
@@ -53,7 +52,10 @@ pub(super) fn down(context: &Context, args: &NetDownArgs) -> Outcome {
     let bridge = args.bridge.as_str();
     let plan =
         with_links(|links| async move { Plan::down(&facts(&links).await?, bridge, false).map_err(refused) })?;
-    let steps = [format!("move all addresses and routes of {bridge} back to {}", plan.uplink), format!("remove {bridge}")];
+    let steps = [
+        format!("move all addresses and routes of {bridge} back to {}", plan.uplink),
+        format!("remove {bridge}"),
+    ];
     agree(&steps, &format!("Take the bridge {bridge} away?"), args.yes)?;
     work(context, &Change { plan, up: false })?;
     output::line(bridge)?;
@@ -145,7 +147,8 @@ fn work(context: &Context, change: &Change) -> Result<(), Failed> {
         return Ok(());
     }
     let said = said.trim().trim_start_matches("midge: error: ");
-    let first = said.lines().next().unwrap_or("it was killed; the next `midge net` command puts everything back");
+    let first =
+        said.lines().next().unwrap_or("it was killed; the next `midge net` command puts everything back");
     Err(Failed::new(ExitKind::HostUnfit, first))
 }
 
@@ -186,7 +189,11 @@ fn print(plan: &Plan, tool: Recipe) -> Outcome {
         Recipe::Ifupdown => vec![Manager::Ifupdown],
     };
     output::print(|out| {
-        writeln!(out, "# What `midge net up {} --uplink {}` does until the next reboot:", plan.bridge, plan.uplink)?;
+        writeln!(
+            out,
+            "# What `midge net up {} --uplink {}` does until the next reboot:",
+            plan.bridge, plan.uplink
+        )?;
         plan.steps().iter().try_for_each(|step| writeln!(out, "#   - {step}"))?;
         for manager in &managers {
             writeln!(out, "\n# To have the bridge at every boot, with {manager}:\n")?;
