@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use netbr::packet::{Direction, Filter, Options, PacketSocket};
 use netbr::watch::{CAPACITY, Event, LostWhy, NoAddress, Source, Want, WatchError, Watcher, WishError};
-use watch_net::home::{Home, mac};
+use watch_net::home::{Home, acknowledgement, mac};
 use watch_net::within;
 
 fn v4(last: u8) -> IpAddr {
@@ -239,7 +239,7 @@ async fn an_answer_of_the_hook_is_sent_and_counts() {
     let hook = move |direction: Direction, frame: &[u8]| {
         if direction == Direction::FromGuest && frame[12..14] == [8, 6] {
             *count.lock().unwrap() += 1;
-            return vec![acknowledgement([192, 168, 50, 90])];
+            return vec![acknowledgement(mac(1), [192, 168, 50, 90])];
         }
         Vec::new()
     };
@@ -257,30 +257,10 @@ async fn an_answer_of_the_hook_is_sent_and_counts() {
     assert_eq!((known.address, known.source, known.confirmed), (v4(90), Source::Dhcp, false));
     let mut buf = [0; 2048];
     let received = within(guest.recv(&mut buf)).await.unwrap();
-    assert_eq!(&buf[..received.len], acknowledgement([192, 168, 50, 90]));
+    assert_eq!(&buf[..received.len], acknowledgement(mac(1), [192, 168, 50, 90]));
     assert_eq!(*asked.lock().unwrap(), 1);
 
     // An answer that took its time.
-    port.watch.send(acknowledgement([192, 168, 50, 91])).await.unwrap();
+    port.watch.send(acknowledgement(mac(1), [192, 168, 50, 91])).await.unwrap();
     assert_eq!(port.ipv4_appeared().await.address, v4(91));
-}
-
-/// A DHCPACK for the guest, in a frame.
-fn acknowledgement(yiaddr: [u8; 4]) -> Vec<u8> {
-    let mut message = vec![2, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0];
-    message.extend(yiaddr);
-    message.extend([0; 8]);
-    message.extend(mac(1).bytes());
-    message.resize(236, 0);
-    message.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 5, 51, 4, 0, 0, 0x0e, 0x10, 54, 4, 192, 168, 50, 1, 255]);
-    let mut packet = vec![0x45, 0];
-    packet.extend(u16::try_from(28 + message.len()).unwrap().to_be_bytes());
-    packet.extend([0, 0, 0, 0, 64, 17, 0, 0, 192, 168, 50, 1, 255, 255, 255, 255, 0, 67, 0, 68]);
-    packet.extend(u16::try_from(8 + message.len()).unwrap().to_be_bytes());
-    packet.extend([0, 0]);
-    let mut frame = mac(1).bytes().to_vec();
-    frame.extend([0x52, 0x54, 0, 0x50, 0xff, 1, 8, 0]);
-    frame.extend(packet);
-    frame.extend(message);
-    frame
 }

@@ -10,6 +10,8 @@ mod carrier;
 pub mod frame;
 mod question;
 mod table;
+#[cfg(test)]
+mod testing;
 mod watcher;
 
 pub use carrier::SubscribeError;

@@ -190,3 +190,30 @@ impl Watched {
         self.event(wanted).await
     }
 }
+
+/// A DHCPACK for a guest, in a frame from the router.
+pub fn acknowledgement(guest: Mac, yiaddr: [u8; 4]) -> Vec<u8> {
+    let mut message = vec![2, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(yiaddr);
+    message.extend([0; 8]);
+    message.extend(guest.bytes());
+    message.resize(236, 0);
+    message.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 5, 51, 4, 0, 0, 0x0e, 0x10, 54, 4, 192, 168, 50, 1, 255]);
+    let len = |extra: usize| u16::try_from(message.len() + extra).unwrap().to_be_bytes();
+    let mut header = vec![0x45, 0];
+    header.extend(len(28));
+    header.extend([0, 0, 0, 0, 64, 17, 0, 0, 192, 168, 50, 1, 255, 255, 255, 255]);
+    // A bridge whose frames go through iptables drops packets with a wrong one.
+    let words = header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum: u32 = words.sum();
+    let checksum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let mut frame = guest.bytes().to_vec();
+    frame.extend([0x52, 0x54, 0, 0x50, 0xff, 1, 8, 0]);
+    frame.extend(header);
+    frame.extend([0, 67, 0, 68]);
+    frame.extend(len(8));
+    frame.extend([0, 0]);
+    frame.extend(&message);
+    frame
+}
