@@ -286,6 +286,12 @@ async fn what_was_interrupted_is_put_right() {
     lab.host.nft("flush chain inet midge0 forward");
     lab.ensure(&config("midge0")).await.unwrap();
     whole(&lab);
+    // Whoever empties the directory takes the users along, not the network.
+    std::fs::remove_dir_all(lab.state()).unwrap();
+    let again = lab.ensure(&config("midge0")).await.unwrap();
+    assert_eq!((again.plan().subnet, again.plan().mac), (plan.subnet, plan.mac));
+    network.add_user("one", &[forward(Protocol::Tcp, UPLINK, 8080, &guest)]).await.unwrap();
+    whole(&lab);
     // The last one left while this one was about to come.
     NatNetwork::open(&lab.host.namespace, lab.state(), "midge0")
         .await

@@ -136,8 +136,8 @@ impl NatNetwork {
                 config.plan(subnet, plan.mac, plan.switched_forwarding_on, dns)
             }
             None => {
-                let mac = Mac::random();
-                config.plan(choice::subnet(&links, mac, config.subnet, None).await?, mac, false, dns)
+                let (mac, subnet) = left_over(&links, &config.name).await?.unwrap_or((Mac::random(), None));
+                config.plan(choice::subnet(&links, mac, config.subnet, subnet).await?, mac, false, dns)
             }
         };
         let nft = Nft::open(namespace)?;
@@ -296,7 +296,7 @@ impl NatNetwork {
             Some(_) => return Err(NatError::Taken { name: name.clone() }),
             None => links.create_bridge(name, self.plan.mac).await?,
         };
-        links.set_alias(bridge.index, &format!("{ALIAS_PREFIX}network {name}")).await?;
+        links.set_alias(bridge.index, &alias(name)).await?;
         if let Some(mtu) = self.plan.mtu {
             links.set_mtu(bridge.index, mtu.into()).await?;
         }
@@ -308,4 +308,23 @@ impl NatNetwork {
     fn is_ours(&self, link: &Link) -> bool {
         link.bridge().is_some() && link.mac == Some(self.plan.mac)
     }
+}
+
+fn alias(name: &str) -> String {
+    format!("{ALIAS_PREFIX}network {name}")
+}
+
+/// The MAC and the subnet of a network whose files were lost: of a bridge with its name that says in its alias that it is its.
+async fn left_over(links: &Links, name: &str) -> Result<Option<(Mac, Option<Subnet>)>, NatError> {
+    let bridge = links.get(name).await?.filter(|link| link.bridge().is_some());
+    let Some(bridge) = bridge.filter(|link| link.alias.as_deref() == Some(&alias(name))) else {
+        return Ok(None);
+    };
+    let subnets =
+        links.addresses(bridge.index).await?.into_iter().filter_map(|address| match address.address {
+            IpAddr::V4(v4) => Some(Subnet::of(v4, address.prefix)),
+            IpAddr::V6(_) => None,
+        });
+    let subnet = subnets.into_iter().next();
+    Ok(bridge.mac.map(|mac| (mac, subnet)))
 }
