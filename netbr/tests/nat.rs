@@ -198,7 +198,7 @@ async fn guests_do_not_reach_what_the_host_has_for_itself() {
     let length = service.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"to the router");
     // It is the table that keeps the first away.
-    lab.host.nft("flush chain inet midge0 guard");
+    lab.host.nft("flush chain inet midge-nat-midge0 guard");
     send(guest.ip, localhost, 7777, b"to the loopback");
     let length = service.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"to the loopback");
@@ -280,10 +280,10 @@ async fn what_was_interrupted_is_put_right() {
         assert_eq!((again.plan().subnet, again.plan().mac), (plan.subnet, plan.mac), "{harm}");
         whole(&lab);
     }
-    lab.host.nft("delete table inet midge0");
+    lab.host.nft("delete table inet midge-nat-midge0");
     lab.ensure(&config("midge0")).await.unwrap();
     whole(&lab);
-    lab.host.nft("flush chain inet midge0 forward");
+    lab.host.nft("flush chain inet midge-nat-midge0 forward");
     lab.ensure(&config("midge0")).await.unwrap();
     whole(&lab);
     // Whoever empties the directory takes the users along, not the network.
@@ -373,10 +373,14 @@ async fn an_interface_of_somebody_else_is_left_alone() {
     let before = lab.host.ip("-d link show dev midge0");
     let error = lab.ensure(&config("midge0")).await.unwrap_err();
     assert!(matches!(error, NatError::Taken { .. }), "{error}");
-    let mut network = NatNetwork::open(&lab.host.namespace, lab.state(), "midge0").await.unwrap().unwrap();
-    network.sweep(|_| false).await.unwrap();
+    assert!(NatNetwork::list(lab.state()).unwrap().is_empty());
     assert_eq!(lab.host.ip("-d link show dev midge0"), before);
     assert_eq!(lab.host.ruleset(), "");
+    // Nor a table whose name a network has.
+    lab.host.nft("table inet filter {\n chain mine {\n }\n}");
+    let before = lab.host.ruleset();
+    lab.ensure(&config("filter")).await.unwrap().sweep(|_| false).await.unwrap();
+    assert_eq!(lab.host.ruleset(), before);
 }
 
 #[tokio::test]
