@@ -371,3 +371,62 @@ impl Side {
 pub(super) fn single(bytes: [u8; 6]) -> Option<Mac> {
     bytes.map(|byte| format!("{byte:02x}")).join(":").parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: [u8; 3] = [0xaa, 0, 1];
+
+    fn discover() -> Datagram {
+        Datagram::to_everybody(Message::request(Kind::Discover, Mac::local(MAC), 7))
+    }
+
+    #[test]
+    fn options_are_found_in_the_fields_that_are_lent_to_them() {
+        let (mut bytes, _) = discover().message.encode(0);
+        bytes[OPTIONS..OPTIONS + 7].copy_from_slice(&[53, 1, 1, 52, 1, 3, 255]);
+        bytes[FILE.start..FILE.start + 5].copy_from_slice(&[12, 2, b'f', b'i', 255]);
+        bytes[SNAME.start..SNAME.start + 5].copy_from_slice(&[12, 2, b's', b'n', 255]);
+        assert_eq!(Message::parse(&bytes).unwrap().options.text(code::HOST_NAME), Some("fisn"));
+        bytes[OPTIONS + 5] = 2;
+        assert_eq!(Message::parse(&bytes).unwrap().options.text(code::HOST_NAME), Some("sn"));
+    }
+
+    /// As a guest sends it that leaves checksums to its virtual network card.
+    #[test]
+    fn a_checksum_that_covers_the_addresses_only_is_enough_and_a_wrong_one_is_not() {
+        let (mut frame, _) = discover().encode(0);
+        let length = u16::try_from(frame.len() - 34).unwrap();
+        // RFC 768's pseudo header: 0.0.0.0, 255.255.255.255, protocol 17, length; 0xffff twice add nothing.
+        frame[40..42].copy_from_slice(&(17 + length).to_be_bytes());
+        assert!(Datagram::parse(&frame, Side::Server).is_ok());
+        frame[40..42].fill(0);
+        assert!(Datagram::parse(&frame, Side::Server).is_ok(), "none at all");
+        frame[41] = 1;
+        assert_eq!(Datagram::parse(&frame, Side::Server), Err(Unreadable::Checksum));
+    }
+
+    #[test]
+    fn what_is_not_for_this_side_or_not_whole_is_named() {
+        let (frame, _) = discover().encode(0);
+        assert_eq!(Datagram::parse(&frame, Side::Client), Err(Unreadable::Other));
+        assert_eq!(Datagram::parse(&frame[..300], Side::Server), Err(Unreadable::Other));
+        let (bytes, _) = discover().message.encode(0);
+        let changed = |at: usize, byte: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = byte;
+            Message::parse(&bytes).unwrap_err()
+        };
+        assert_eq!(Message::parse(&bytes[..239]), Err(Unreadable::Short));
+        assert_eq!(changed(0, 3), Unreadable::Direction);
+        assert_eq!(changed(1, 6), Unreadable::HardwareAddress);
+        assert_eq!(changed(2, 16), Unreadable::HardwareAddress);
+        assert_eq!(changed(28, 0x01), Unreadable::HardwareAddress);
+        assert_eq!(changed(236, 0), Unreadable::Cookie);
+        let mut cut_off = bytes;
+        cut_off[OPTIONS + 3] = code::PAD;
+        cut_off[SHORTEST - 1] = code::DNS;
+        assert_eq!(Message::parse(&cut_off), Err(Unreadable::Option(code::DNS)));
+    }
+}

@@ -65,6 +65,38 @@ pub struct Probe {
     pub address: Ipv4Addr,
 }
 
+/// Why no address can be prepared for a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// There is none.
+    #[error("there is no address for {mac}")]
+    Refused {
+        /// The guest.
+        mac: Mac,
+        /// Why, and what to do.
+        #[source]
+        source: Refusal,
+    },
+    /// The leases.
+    #[error("cannot choose an address for {mac} without the leases")]
+    Leases {
+        /// The guest.
+        mac: Mac,
+        /// The reason.
+        #[source]
+        source: LeaseFileError,
+    },
+    /// The probe.
+    #[error("cannot find out whether the address for {mac} is in use")]
+    Packet {
+        /// The guest.
+        mac: Mac,
+        /// The reason.
+        #[source]
+        source: PacketError,
+    },
+}
+
 /// Why a port is no longer served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -150,10 +182,26 @@ impl Responder {
         Ok(answer)
     }
 
-    /// Chooses an address for a guest that is about to start, so that there is time to probe it and its first request is
-    /// answered at once.
+    /// Chooses an address for a guest that is about to start, and says whether it is to be probed ([`Responder::prepare`] does
+    /// both).
     pub fn preselect(&mut self, mac: Mac) -> Result<Result<Choice, Refusal>, LeaseFileError> {
         self.with_leases(|network, leases| leases.choose(network, SystemTime::now(), mac, None))
+    }
+
+    /// Chooses an address for a guest that is about to start and probes it on `wire`, the guests' bridge, until one is found
+    /// that nobody uses: its first request is then answered at once. Where it had one before, that takes no time.
+    pub async fn prepare(&mut self, mac: Mac, wire: &PacketSocket) -> Result<Ipv4Addr, PrepareError> {
+        let leases = |source| PrepareError::Leases { mac, source };
+        loop {
+            let choice = self.preselect(mac).map_err(leases)?;
+            let Choice { address, probe } = choice.map_err(|source| PrepareError::Refused { mac, source })?;
+            if !probe {
+                return Ok(address);
+            }
+            let answered = probe::ask(wire, self.network.server_mac, mac, address, probe::WAIT).await;
+            let answered = answered.map_err(|source| PrepareError::Packet { mac, source })?;
+            self.on_probe(Probe { mac, address }, answered).map_err(leases)?;
+        }
     }
 
     /// Serves a port that nobody else watches, for as long as it is there. Probes go out on `wire`, the guests' bridge, or on the

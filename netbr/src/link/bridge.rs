@@ -14,8 +14,8 @@ use crate::Mac;
 pub struct Bridge {
     /// The bridge itself.
     pub link: Link,
-    /// How it is set. One that was made by somebody else may have a forward delay: then a guest hears nothing for that long after
-    /// its port came up.
+    /// How it is set. One that was made by somebody else may speak STP: then a guest hears nothing for twice the forward delay
+    /// after its port came up.
     pub state: BridgeState,
     /// The interfaces that are its ports.
     pub ports: Vec<Link>,

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `bridge` | bridges and their ports |
 //! | `address`, `route` | what an interface is called on the IP layer and where packets go |
+//! | `neighbour` | whether somebody is there |
 //! | `state` | what the kernel says about an interface |
 //! | `tap`, `tun` | taps, and the ioctls that they are made by |
 //! | `watch` | a stream of changes |
@@ -16,6 +17,7 @@ mod address;
 mod bridge;
 mod error;
 mod name;
+mod neighbour;
 mod route;
 mod state;
 mod tap;
@@ -35,7 +37,7 @@ pub use address::{Address, Lifetime};
 pub use bridge::Bridge;
 pub use error::{LinkError, Reason};
 pub use name::{NAME_MAX, check_name, tap_name};
-pub use route::Route;
+pub use route::{MAIN_TABLE, Route};
 pub use state::{BridgeState, Link, LinkKind, TapState};
 pub use tap::{Tap, TapOptions};
 pub use watch::{LinkEvent, LinkEvents};

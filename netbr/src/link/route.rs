@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{LinkError, Links, failed, unless};
 
 /// The table that `ip route` shows (rtnetlink(7), RT_TABLE_MAIN).
-const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+pub const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// A route through one interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ pub struct Route {
     /// How a router wants to be preferred (RFC 4191), IPv6 only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preference: Option<u8>,
+    /// How many seconds it still holds, where a router said so; IPv6 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u32>,
     /// What cannot be said by the fields above, such as several next hops or an encapsulation: such a route can be shown, not made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beyond: Option<String>,
@@ -69,13 +72,14 @@ impl Route {
             gateway: Some(gateway),
             source: None,
             metric: 0,
-            table: MAIN,
+            table: MAIN_TABLE,
             // RTPROT_STATIC
             protocol: 4,
             scope: 0,
             onlink: false,
             mtu: None,
             preference: None,
+            expires: None,
             beyond: None,
         }
     }
@@ -83,7 +87,7 @@ impl Route {
     /// Whether it is a default route of the main table.
     #[must_use]
     pub const fn is_default(&self) -> bool {
-        self.prefix == 0 && self.table == MAIN
+        self.prefix == 0 && self.table == MAIN_TABLE
     }
 
     /// Whether the kernel made it by itself for an address of the interface.
@@ -116,6 +120,7 @@ impl Route {
             onlink: header.flags.contains(RouteFlags::Onlink),
             mtu: None,
             preference: None,
+            expires: None,
             beyond: None,
         };
         for attribute in message.attributes {
@@ -127,6 +132,10 @@ impl Route {
                 RouteAttribute::Priority(metric) => route.metric = metric,
                 RouteAttribute::Table(table) => route.table = table,
                 RouteAttribute::Preference(preference) => route.preference = Some(preference.into()),
+                // In 1/100 s, zero for ever.
+                RouteAttribute::CacheInfo(info) if info.expires > 0 => {
+                    route.expires = Some(info.expires / 100);
+                }
                 RouteAttribute::Metrics(metrics) => route.read_metrics(&metrics),
                 RouteAttribute::MultiPath(hops) => {
                     route.index = hops.first().map_or(0, |hop| hop.interface_index);
@@ -183,6 +192,7 @@ impl Route {
             attributes.push(RouteAttribute::Priority(self.metric));
         }
         attributes.extend(self.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        attributes.extend(self.expires.map(RouteAttribute::Expires));
         attributes.extend(self.preference.map(RoutePreference::from).map(RouteAttribute::Preference));
         message
     }

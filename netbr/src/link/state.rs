@@ -5,7 +5,7 @@ use std::fmt;
 use netlink_packet_core::Nla;
 use rtnetlink::packet_route::link::{
     InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoTun, LinkAttribute, LinkFlags,
-    LinkInfo, LinkLayerType, LinkMessage,
+    LinkInfo, LinkLayerType, LinkMessage, State,
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,10 @@ pub struct Link {
     pub up: bool,
     /// Whether it has a carrier: a cable with someone at the other end; for a tap, that somebody has it open.
     pub carrier: bool,
+    /// Whether the kernel has finished what a new carrier takes, such as giving it a queue: before, packets to it are dropped
+    /// (RFC 2863, ifOperStatus: up, or unknown where a driver does not say; `linkwatch_do_dev` in net/core/link_watch.c).
+    #[serde(default)]
+    pub operational: bool,
     /// The longest packet, in bytes.
     pub mtu: u32,
     /// What it is.
@@ -59,8 +63,8 @@ pub enum LinkKind {
 pub struct BridgeState {
     /// Whether it speaks the spanning tree protocol.
     pub stp: bool,
-    /// How long a port listens before it passes frames on, in 1/100 s; it counts without STP, too (`br_make_forwarding` in
-    /// net/bridge/br_stp.c).
+    /// With STP, how long a port listens, and then again how long it learns, before it passes frames on, in 1/100 s
+    /// (`br_make_forwarding` in net/bridge/br_stp.c).
     pub forward_delay: u32,
     /// Whether it sorts frames by VLAN.
     pub vlan_filtering: bool,
@@ -111,6 +115,7 @@ impl Link {
             mac: None,
             up: message.header.flags.contains(LinkFlags::Up),
             carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            operational: false,
             mtu: 0,
             kind: match message.header.link_layer_type {
                 LinkLayerType::Loopback => LinkKind::Loopback,
@@ -129,6 +134,9 @@ impl Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias).filter(|alias| !alias.is_empty()),
                 // Unlike the flag, it also shows the carrier of an interface that is down.
                 LinkAttribute::Carrier(carrier) => link.carrier = carrier != 0,
+                LinkAttribute::OperState(state) => {
+                    link.operational = matches!(state, State::Up | State::Unknown);
+                }
                 LinkAttribute::LinkInfo(infos) => link.read_info(infos),
                 _ => {}
             }

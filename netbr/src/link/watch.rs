@@ -40,15 +40,7 @@ impl std::fmt::Debug for LinkEvents {
 impl LinkEvents {
     /// Starts the stream.
     pub fn open(namespace: &Namespace) -> Result<Self, LinkError> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| LinkError::Closed)?;
-        let socket = namespace.run(|| {
-            let _entered = runtime.enter();
-            let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-            // Group N is bit N - 1 of the address (netlink(7)).
-            socket.socket_mut().bind(&SocketAddr::new(0, 1 << (MulticastGroup::Link as u32 - 1)))?;
-            Ok(socket)
-        })?;
-        Ok(Self { socket: socket.map_err(LinkError::Socket)?, read: VecDeque::new() })
+        Ok(Self { socket: listen(namespace, MulticastGroup::Link)?, read: VecDeque::new() })
     }
 
     /// Waits for the next change. Nothing is lost when the wait is given up.
@@ -77,30 +69,52 @@ impl LinkEvents {
     }
 }
 
-/// The changes that a datagram tells, which holds one message or several.
-fn events(mut datagram: &[u8]) -> Vec<LinkEvent> {
-    let mut events = Vec::new();
+/// A socket that hears of a group's changes.
+pub(super) fn listen(namespace: &Namespace, group: MulticastGroup) -> Result<TokioSocket, LinkError> {
+    let runtime = tokio::runtime::Handle::try_current().map_err(|_| LinkError::Closed)?;
+    let socket = namespace.run(|| {
+        let _entered = runtime.enter();
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        // Group N is bit N - 1 of the address (netlink(7)).
+        socket.socket_mut().bind(&SocketAddr::new(0, 1 << (group as u32 - 1)))?;
+        Ok(socket)
+    })?;
+    socket.map_err(LinkError::Socket)
+}
+
+/// The changes that a datagram tells.
+fn events(datagram: &[u8]) -> Vec<LinkEvent> {
+    let told = messages(datagram).into_iter().filter_map(|message| match message {
+        Some(RouteNetlinkMessage::NewLink(link)) => {
+            is_whole(&link).then(|| LinkEvent::Changed(Link::read(link)))
+        }
+        Some(RouteNetlinkMessage::DelLink(link)) => {
+            is_whole(&link).then(|| LinkEvent::Removed(Link::read(link)))
+        }
+        Some(_) => None,
+        None => Some(LinkEvent::Missed),
+    });
+    told.collect()
+}
+
+/// The messages in a datagram, which holds one or several; none for one that cannot be read, of a newer kernel perhaps, which
+/// ends them: what it says is found by looking.
+pub(super) fn messages(mut datagram: &[u8]) -> Vec<Option<RouteNetlinkMessage>> {
+    let mut messages = Vec::new();
     while !datagram.is_empty() {
         let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) else {
-            // Of a newer kernel, perhaps: what it says is found by looking.
-            events.push(LinkEvent::Missed);
+            messages.push(None);
             break;
         };
         // Each message begins at a multiple of four bytes.
         let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
         let length = length.checked_next_multiple_of(4).unwrap_or(usize::MAX);
-        match message.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) if is_whole(&link) => {
-                events.push(LinkEvent::Changed(Link::read(link)));
-            }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) if is_whole(&link) => {
-                events.push(LinkEvent::Removed(Link::read(link)));
-            }
-            _ => {}
+        if let NetlinkPayload::InnerMessage(message) = message.payload {
+            messages.push(Some(message));
         }
         datagram = datagram.get(length..).unwrap_or_default();
     }
-    events
+    messages
 }
 
 /// A bridge speaks of its ports in messages of its own family: a removal there is a port that left the bridge, and is told by a

@@ -36,7 +36,7 @@ pub enum ClientError {
     /// Nobody offered anything.
     #[error(
         "no DHCP server answered {mac} on {interface} within {} s: is one running there, and does the bridge reach it?",
-        waited.as_secs()
+        waited.as_secs_f32()
     )]
     NoAnswer {
         /// The interface.

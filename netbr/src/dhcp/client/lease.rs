@@ -66,7 +66,7 @@ impl Lease {
         let times = options.long(code::RENEWAL).zip(options.long(code::REBINDING));
         let (renew_after, rebind_after) = times
             .filter(|(t1, t2)| 0 < *t1 && t1 < t2 && *t2 < lasts)
-            .unwrap_or((lasts / 2, lasts - lasts / 8));
+            .unwrap_or(((lasts / 2).max(1), lasts - lasts / 8));
         Some(Self {
             mac: message.chaddr,
             address,

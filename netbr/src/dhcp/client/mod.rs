@@ -29,14 +29,15 @@ pub struct Identity {
     /// Servers answer a renewal at the address that is renewed. Where nobody answers ARP for it, such an answer is never sent, so a
     /// renewal then has the form of INIT-REBOOT, whose answer goes to everybody.
     pub reachable: bool,
-    /// Ask by ARP whether somebody uses the address before taking it (RFC 2131, 4.4.1); takes 0.2 s.
-    pub check: bool,
+    /// Ask by ARP whether somebody uses the address before taking it (RFC 2131, 4.4.1), which takes 0.2 s, in the name of this
+    /// MAC. The answers go to it, so it must be one whose frames the socket gets: on a bridge, the bridge's own.
+    pub check_as: Option<Mac>,
 }
 
 impl Identity {
-    /// A careful client of no name.
+    /// A client of no name that checks its address as `check_as`.
     #[must_use]
-    pub const fn new(mac: Mac) -> Self {
-        Self { mac, hostname: None, client_id: None, rapid_commit: false, reachable: false, check: true }
+    pub const fn new(mac: Mac, check_as: Option<Mac>) -> Self {
+        Self { mac, hostname: None, client_id: None, rapid_commit: false, reachable: false, check_as }
     }
 }

@@ -15,12 +15,16 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::leases::{Leases, Refusal};
+pub use event::{Event, Ignored, Occasion};
+
+use super::leases::Leases;
 use super::message::{Kind, Message, Request};
 use super::options::code;
 use super::subnet::{Network, is_name};
 use super::unix_seconds;
 use crate::Mac;
+
+mod event;
 
 /// A lease is not made shorter than this at the client's wish, in seconds.
 const SHORTEST_LEASE: u32 = 60;
@@ -34,127 +38,6 @@ pub struct Outcome {
     pub events: Vec<Event>,
     /// Find out who uses this address, tell [`Leases::probed`], then handle the request again.
     pub probe: Option<Ipv4Addr>,
-}
-
-/// What a server did or saw.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// An address was offered.
-    Offered {
-        /// The client.
-        mac: Mac,
-        /// The address.
-        address: Ipv4Addr,
-    },
-    /// A lease was given or made longer.
-    Bound {
-        /// The client.
-        mac: Mac,
-        /// The address.
-        address: Ipv4Addr,
-        /// When it ends.
-        until: SystemTime,
-        /// On which occasion.
-        occasion: Occasion,
-    },
-    /// A client was told to begin anew.
-    Refused {
-        /// The client.
-        mac: Mac,
-        /// What it wanted.
-        address: Ipv4Addr,
-        /// Why not.
-        why: &'static str,
-    },
-    /// A client found that something else uses its address.
-    Declined {
-        /// The client.
-        mac: Mac,
-        /// The address.
-        address: Ipv4Addr,
-    },
-    /// A probe found that something else uses an address.
-    Conflict {
-        /// The client that was to have it.
-        mac: Mac,
-        /// The address.
-        address: Ipv4Addr,
-        /// Who answered for it.
-        holder: Mac,
-    },
-    /// A lease was given back.
-    Released {
-        /// The client.
-        mac: Mac,
-        /// The address.
-        address: Ipv4Addr,
-    },
-    /// A client with an address of its own was told the rest.
-    Informed {
-        /// The client.
-        mac: Mac,
-        /// Its address.
-        address: Ipv4Addr,
-    },
-    /// There is no address for a client.
-    NoAddress {
-        /// The client.
-        mac: Mac,
-        /// Why, and what to do.
-        why: Refusal,
-    },
-    /// The reply was too long for what the client takes.
-    LeftOut {
-        /// The client.
-        mac: Mac,
-        /// The options' codes.
-        codes: Vec<u8>,
-    },
-    /// A message was not answered.
-    Ignored {
-        /// The client.
-        mac: Mac,
-        /// Why not.
-        why: Ignored,
-    },
-}
-
-/// On which occasion a lease was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Occasion {
-    /// Asked for in the first message.
-    RapidCommit,
-    /// An offer was taken.
-    Selecting,
-    /// A client came back with the address that it had.
-    Reboot,
-    /// A lease was made longer by its server.
-    Renewing,
-    /// A lease was made longer by whoever answered.
-    Rebinding,
-    /// A client went on with an address of which nothing was known any more.
-    Adopted,
-}
-
-/// Why a message was not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ignored {
-    /// It came through a relay.
-    Relayed(Ipv4Addr),
-    /// It has no message type.
-    Bootp,
-    /// It is no client's message.
-    Kind(u8),
-    /// Another server is meant.
-    OtherServer(Ipv4Addr),
-    /// It lacks what its kind must have.
-    Incomplete,
-    /// A client remembers a lease of which nothing is known here (RFC 2131, 4.3.2: stay silent).
-    Unknown(Ipv4Addr),
-    /// It speaks of an address that is not the client's.
-    NotItsAddress(Ipv4Addr),
-    /// The client is not served here.
-    Stranger,
 }
 
 /// Answers a request from a network's own wire.

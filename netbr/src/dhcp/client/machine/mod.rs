@@ -14,11 +14,13 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::super::message::{Datagram, Kind, Message, SHORTEST, Side};
+use super::super::message::{Datagram, Kind, Side};
 use super::super::options::code;
 use super::super::{probe, unix_seconds};
 use super::{Identity, Lease};
 use crate::Mac;
+
+mod frames;
 
 /// Before the first repetition; each further one waits twice as long. RFC 2131, 4.1 has 4 s as an example for a slow network of
 /// many hops; the servers meant here are on the same switch.
@@ -33,20 +35,6 @@ const AFTER_CONFLICT: Duration = Duration::from_secs(10);
 /// ARP probes before an address is taken, and the time for an answer to each.
 const PROBES: u32 = 2;
 const PROBE_WAIT: Duration = Duration::from_millis(100);
-
-/// What is asked for, the routes first: a client that gets them ignores the router (RFC 3442).
-const PARAMETERS: [u8; 10] = [
-    code::SUBNET_MASK,
-    code::CLASSLESS_ROUTES,
-    code::ROUTER,
-    code::DNS,
-    code::HOST_NAME,
-    code::DOMAIN,
-    code::MTU,
-    code::BROADCAST,
-    code::RENEWAL,
-    code::REBINDING,
-];
 
 /// A point in time by both clocks: deadlines go by the one that never jumps, a lease says its end by the other.
 #[derive(Debug, Clone, Copy)]
@@ -214,9 +202,12 @@ impl Machine {
     pub fn release(&mut self) -> Vec<Action> {
         self.deadline = None;
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Bound(held) | State::Renewing(held) | State::Rebinding(held) => {
+            State::Bound(Held { lease, .. })
+            | State::Renewing(Held { lease, .. })
+            | State::Rebinding(Held { lease, .. })
+            | State::Checking { lease } => {
                 self.xid = self.number();
-                vec![Action::Send(self.releasing(&held.lease))]
+                vec![Action::Send(self.releasing(&lease))]
             }
             _ => Vec::new(),
         }
@@ -247,7 +238,9 @@ impl Machine {
             }
             State::Checking { lease } => {
                 self.setbacks = 0;
-                self.hold(lease.clone(), now, Duration::ZERO);
+                // Its time has run since the acknowledgement, when the check began.
+                let age = now.monotonic.saturating_duration_since(self.since);
+                self.hold(lease.clone(), now, age);
                 vec![Action::Tell(Event::Bound(lease))]
             }
             before @ (State::Bound(_) | State::Renewing(_) | State::Rebinding(_)) => self.age(before, now),
@@ -259,6 +252,7 @@ impl Machine {
         if let State::Checking { lease } = &self.state
             && let Some(holder) = probe::claim(frame, lease.address)
             && holder != self.who.mac
+            && Some(holder) != self.who.check_as
         {
             let address = lease.address;
             let declining = self.declining(lease);
@@ -308,7 +302,7 @@ impl Machine {
     }
 
     fn obtained(&mut self, lease: Lease, now: Moment) -> Vec<Action> {
-        if self.who.check {
+        if self.who.check_as.is_some() {
             self.begin(State::Checking { lease }, now);
             return self.send(now);
         }
@@ -388,7 +382,9 @@ impl Machine {
             State::Idle | State::Waiting | State::Bound(_) => return Vec::new(),
             State::Selecting => self.discovering(now),
             State::Requesting { offer } => self.requesting(offer, now),
-            State::Checking { lease } => probe::question(self.who.mac, lease.address),
+            State::Checking { lease } => {
+                probe::question(self.who.check_as.unwrap_or(self.who.mac), lease.address)
+            }
             State::Renewing(held) => self.renewing(&held.lease, now, false),
             State::Rebinding(held) => self.renewing(&held.lease, now, true),
         };
@@ -410,90 +406,6 @@ impl Machine {
     fn repetition(&mut self) -> Duration {
         let whole = FIRST_REPETITION.saturating_mul(1 << (self.sent - 1).min(8)).min(LAST_REPETITION);
         whole * 3 / 4 + self.part_of(whole / 2)
-    }
-
-    fn message(&self, kind: Kind, now: Moment) -> Message {
-        let mut message = Message::request(kind, self.who.mac, self.xid);
-        let secs = now.monotonic.saturating_duration_since(self.since).as_secs();
-        message.secs = u16::try_from(secs).unwrap_or(u16::MAX);
-        self.identify(&mut message);
-        message
-    }
-
-    fn identify(&self, message: &mut Message) {
-        if let Some(id) = &self.who.client_id {
-            message.options.set(code::CLIENT_IDENTIFIER, id.as_slice());
-        }
-    }
-
-    /// What every message that wants a lease has: the parameters, and that the answer goes to everybody, as nobody answers ARP
-    /// for the address yet and the interface does not listen to this MAC's frames.
-    fn wishing(&self, mut message: Message) -> Message {
-        message.broadcast = true;
-        if let Some(name) = &self.who.hostname {
-            message.options.set(code::HOST_NAME, name.as_bytes());
-        }
-        message.options.set(code::MAX_SIZE, 1500_u16.to_be_bytes());
-        message.options.set(code::PARAMETERS, PARAMETERS);
-        message
-    }
-
-    fn discovering(&self, now: Moment) -> Vec<u8> {
-        let mut message = self.wishing(self.message(Kind::Discover, now));
-        if self.who.rapid_commit {
-            message.options.set(code::RAPID_COMMIT, []);
-        }
-        encode(&Datagram::to_everybody(message))
-    }
-
-    fn requesting(&self, offer: &Lease, now: Moment) -> Vec<u8> {
-        let mut message = self.wishing(self.message(Kind::Request, now));
-        message.options.set(code::REQUESTED_ADDRESS, offer.address.octets());
-        message.options.set(code::SERVER_IDENTIFIER, offer.server.octets());
-        encode(&Datagram::to_everybody(message))
-    }
-
-    /// Every second time, and always where nobody answers ARP for the address, in the form of INIT-REBOOT.
-    fn renewing(&self, lease: &Lease, now: Moment, rebinding: bool) -> Vec<u8> {
-        let mut message = self.wishing(self.message(Kind::Request, now));
-        if !self.who.reachable || self.sent.is_multiple_of(2) {
-            message.options.set(code::REQUESTED_ADDRESS, lease.address.octets());
-            return encode(&Datagram::to_everybody(message));
-        }
-        message.ciaddr = lease.address;
-        message.broadcast = false;
-        let source = lease.address;
-        encode(&if rebinding {
-            Datagram { source, ..Datagram::to_everybody(message) }
-        } else {
-            self.to_server(lease, message)
-        })
-    }
-
-    fn releasing(&self, lease: &Lease) -> Vec<u8> {
-        let mut message = Message::request(Kind::Release, self.who.mac, self.xid);
-        self.identify(&mut message);
-        message.ciaddr = lease.address;
-        message.options.set(code::SERVER_IDENTIFIER, lease.server.octets());
-        encode(&self.to_server(lease, message))
-    }
-
-    fn declining(&self, lease: &Lease) -> Vec<u8> {
-        let mut message = Message::request(Kind::Decline, self.who.mac, self.xid);
-        self.identify(&mut message);
-        message.options.set(code::REQUESTED_ADDRESS, lease.address.octets());
-        message.options.set(code::SERVER_IDENTIFIER, lease.server.octets());
-        encode(&Datagram::to_everybody(message))
-    }
-
-    fn to_server(&self, lease: &Lease, message: Message) -> Datagram {
-        Datagram {
-            ether_source: self.who.mac.bytes(),
-            ether_destination: lease.server_mac.bytes(),
-            source: lease.address,
-            destination: lease.server,
-            message,
-        }
     }
 
     /// Anything from nothing up to `whole`.
@@ -526,8 +438,4 @@ impl Held {
             _ => Phase::Renew,
         }
     }
-}
-
-fn encode(datagram: &Datagram) -> Vec<u8> {
-    datagram.encode(SHORTEST).0
 }

@@ -13,13 +13,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+
+pub use listing::{Row, RowState};
+pub use refusal::{Refusal, ReserveError};
 
 use super::subnet::Network;
 use super::unix_seconds;
 use crate::Mac;
+
+mod listing;
+mod refusal;
 
 /// Seconds for which an address is kept that was chosen before its guest started.
 const CHOSEN: u32 = 600;
@@ -87,127 +93,6 @@ struct Avoided {
     by: Mac,
     /// The guest said so; else a probe did.
     declined: bool,
-}
-
-/// One line of a listing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Row {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// Whose it is, or for whom it was tried.
-    pub mac: Mac,
-    /// The name that the guest gives itself.
-    pub hostname: Option<String>,
-    /// When this ends or ended; nothing for a reservation that was never used.
-    pub ends: Option<SystemTime>,
-    /// What is so.
-    pub state: RowState,
-    /// Reserved for this MAC.
-    pub reserved: bool,
-}
-
-/// What is so about an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RowState {
-    /// Chosen for a guest that has not asked yet.
-    Chosen,
-    /// Offered to it.
-    Offered,
-    /// In use by it.
-    Bound,
-    /// Its time is over; kept for it while there are others.
-    Expired,
-    /// Given back; kept for it while there are others.
-    Released,
-    /// Reserved and never used.
-    Unused,
-    /// Used by something else and avoided for a time.
-    Avoided,
-}
-
-/// Why a MAC gets no address.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Every address is taken.
-    #[error(
-        "the pool {first}-{last} has {size} addresses and none left: {leased} leased or offered, {reserved} reserved, {avoided} in use \
-         by something else; widen the pool, remove guests, or wait for a lease to end"
-    )]
-    Exhausted {
-        /// The pool's lower end.
-        first: Ipv4Addr,
-        /// The pool's upper end.
-        last: Ipv4Addr,
-        /// Addresses that it has.
-        size: u64,
-        /// Of these, leased or held for an offer.
-        leased: usize,
-        /// Of these, reserved and not leased.
-        reserved: usize,
-        /// Of these, avoided.
-        avoided: usize,
-    },
-    /// There is no pool, and none is reserved.
-    #[error(
-        "the network has no pool and no address reserved for {0}: reserve one, or give the network a pool"
-    )]
-    NoPool(Mac),
-    /// The reserved one is used by something else.
-    #[error("{address} is reserved for {mac}, but something else uses it: find that, or reserve another one")]
-    ReservedInUse {
-        /// The address.
-        address: Ipv4Addr,
-        /// For whom it is reserved.
-        mac: Mac,
-    },
-    /// The reserved one cannot be a guest's in this network (any more).
-    #[error(
-        "{address} is reserved for {mac}, but cannot be a guest's address in {network}: reserve another one"
-    )]
-    ReservedOutside {
-        /// The address.
-        address: Ipv4Addr,
-        /// For whom it is reserved.
-        mac: Mac,
-        /// The subnet.
-        network: super::Subnet,
-    },
-}
-
-/// Why an address cannot be reserved.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReserveError {
-    /// It cannot be a guest's in this network.
-    #[error(
-        "{address} cannot be a guest's address in {network}: choose one of its hosts' that is not the server's or the router's"
-    )]
-    Outside {
-        /// The address.
-        address: Ipv4Addr,
-        /// The subnet.
-        network: super::Subnet,
-    },
-    /// It is another one's already.
-    #[error("{address} is reserved for {mac} already: choose another one, or end that reservation")]
-    Reserved {
-        /// The address.
-        address: Ipv4Addr,
-        /// Whose it is.
-        mac: Mac,
-    },
-    /// It is leased.
-    #[error(
-        "{address} is leased to {mac} for {left} more seconds: choose another one, or stop that guest and forget its lease"
-    )]
-    Leased {
-        /// The address.
-        address: Ipv4Addr,
-        /// Whose it is.
-        mac: Mac,
-        /// Seconds that are left.
-        left: u64,
-    },
 }
 
 /// An address chosen for a MAC.
@@ -441,54 +326,6 @@ impl Leases {
         }
         self.avoid(now, mac, address, true);
         true
-    }
-
-    /// Everything that is known, by address.
-    #[must_use]
-    pub fn list(&self, now: SystemTime) -> Vec<Row> {
-        let mut settled = self.clone();
-        settled.settle(now);
-        let now = unix_seconds(now);
-        let time = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
-        let Self { records, reserved, avoided } = &settled;
-        let mut rows: Vec<Row> = records
-            .iter()
-            .map(|(mac, record)| Row {
-                address: record.address,
-                mac: *mac,
-                hostname: record.hostname.clone(),
-                ends: time(record.ends),
-                state: match record.state {
-                    State::Released => RowState::Released,
-                    _ if now >= record.ends => RowState::Expired,
-                    State::Chosen => RowState::Chosen,
-                    State::Offered => RowState::Offered,
-                    State::Bound => RowState::Bound,
-                },
-                reserved: reserved.get(mac) == Some(&record.address),
-            })
-            .collect();
-        let unused = reserved
-            .iter()
-            .filter(|(mac, address)| records.get(mac).is_none_or(|record| record.address != **address));
-        rows.extend(unused.map(|(mac, address)| Row {
-            address: *address,
-            mac: *mac,
-            hostname: None,
-            ends: None,
-            state: RowState::Unused,
-            reserved: true,
-        }));
-        rows.extend(avoided.iter().map(|(address, avoided)| Row {
-            address: *address,
-            mac: avoided.by,
-            hostname: None,
-            ends: time(avoided.until),
-            state: RowState::Avoided,
-            reserved: false,
-        }));
-        rows.sort_by_key(|row| (row.address, row.mac));
-        rows
     }
 
     /// The address that a MAC's record keeps for it, if it may still have it.
