@@ -4,12 +4,16 @@
 
 mod nft_lab;
 
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use netbr::network::{DnsChoice, Firewall, Forward, NatConfig, NatError, NatNetwork, Protocol};
+use netbr::nft::Nft;
+use netbr::veil::{Identity, Veil};
+use netbr::{Mac, Namespace};
 use nft_lab::frames::{ether, udp4};
 use nft_lab::sys::Packets;
 use nft_lab::{Net, exchange_datagrams, talk};
@@ -194,7 +198,7 @@ async fn guests_do_not_reach_what_the_host_has_for_itself() {
     let length = service.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"to the router");
     // It is the table that keeps the first away.
-    lab.host.nft("flush chain inet midge0 guard");
+    lab.host.nft("flush chain inet midge-nat-midge0 guard");
     send(guest.ip, localhost, 7777, b"to the loopback");
     let length = service.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"to the loopback");
@@ -276,11 +280,17 @@ async fn what_was_interrupted_is_put_right() {
         assert_eq!((again.plan().subnet, again.plan().mac), (plan.subnet, plan.mac), "{harm}");
         whole(&lab);
     }
-    lab.host.nft("delete table inet midge0");
+    lab.host.nft("delete table inet midge-nat-midge0");
     lab.ensure(&config("midge0")).await.unwrap();
     whole(&lab);
-    lab.host.nft("flush chain inet midge0 forward");
+    lab.host.nft("flush chain inet midge-nat-midge0 forward");
     lab.ensure(&config("midge0")).await.unwrap();
+    whole(&lab);
+    // Whoever empties the directory takes the users along, not the network.
+    std::fs::remove_dir_all(lab.state()).unwrap();
+    let again = lab.ensure(&config("midge0")).await.unwrap();
+    assert_eq!((again.plan().subnet, again.plan().mac), (plan.subnet, plan.mac));
+    network.add_user("one", &[forward(Protocol::Tcp, UPLINK, 8080, &guest)]).await.unwrap();
     whole(&lab);
     // The last one left while this one was about to come.
     NatNetwork::open(&lab.host.namespace, lab.state(), "midge0")
@@ -363,10 +373,14 @@ async fn an_interface_of_somebody_else_is_left_alone() {
     let before = lab.host.ip("-d link show dev midge0");
     let error = lab.ensure(&config("midge0")).await.unwrap_err();
     assert!(matches!(error, NatError::Taken { .. }), "{error}");
-    let mut network = NatNetwork::open(&lab.host.namespace, lab.state(), "midge0").await.unwrap().unwrap();
-    network.sweep(|_| false).await.unwrap();
+    assert!(NatNetwork::list(lab.state()).unwrap().is_empty());
     assert_eq!(lab.host.ip("-d link show dev midge0"), before);
     assert_eq!(lab.host.ruleset(), "");
+    // Nor a table whose name a network has.
+    lab.host.nft("table inet filter {\n chain mine {\n }\n}");
+    let before = lab.host.ruleset();
+    lab.ensure(&config("filter")).await.unwrap().sweep(|_| false).await.unwrap();
+    assert_eq!(lab.host.ruleset(), before);
 }
 
 #[tokio::test]
@@ -459,4 +473,91 @@ async fn isolated_guests_reach_the_lan_but_not_each_other() {
         guest.net.ip(&format!("route add {}/32 via {}", other.ip, network.plan().router));
     }
     assert!(!one.net.ping(other.ip));
+}
+
+#[tokio::test]
+async fn veiled_guests_with_one_identity_share_a_network() {
+    let lab = Lab::new();
+    let mut network = lab.ensure(&config("midge0")).await.unwrap();
+    let mut nft = Nft::open(&lab.host.namespace).unwrap();
+    let base = network.plan().subnet.base().to_bits();
+    let ip = |number: u8| Ipv4Addr::from_bits(base + u32::from(number));
+    let identity =
+        |number| Identity { mac: Mac::local([0, 0, number]), ipv4: Some(ip(number)), ipv6: Vec::new() };
+    let guests = [10, 11].map(|number| {
+        let port = format!("midge0-{number}");
+        let net = Net::new("clone");
+        lab.host.veth(&port, &net, "eth0");
+        net.ip(&format!("link set eth0 address {}", identity(99).mac));
+        Veil { port: port.clone(), inner: identity(99), outer: identity(number) }.raise(&mut nft).unwrap();
+        lab.host.ip(&format!("link set {port} master midge0"));
+        net.ip(&format!("addr add {}/24 dev eth0", ip(99)));
+        net.ip(&format!("route add default via {}", network.plan().router));
+        // To the network, it is who the veil makes it.
+        Guest { net, ip: ip(number) }
+    });
+    for (guest, port) in guests.iter().zip([8010, 8020]) {
+        let forwards = [forward(Protocol::Tcp, Ipv4Addr::UNSPECIFIED, port, guest)];
+        network.add_user(&port.to_string(), &forwards).await.unwrap();
+    }
+    for (guest, port) in guests.iter().zip([8010, 8020]) {
+        assert!(guest.net.ping(LAN));
+        assert_eq!(talk(&guest.net, &lab.lan, ANY, at(LAN, 0), 1 << 20), IpAddr::from(UPLINK));
+        assert_eq!(reached(&lab.lan, at(UPLINK, port), guest, port + 1).unwrap(), IpAddr::from(LAN));
+        let router = network.plan().router;
+        assert_eq!(
+            reached(&lab.host, at(Ipv4Addr::LOCALHOST, port), guest, port + 1).unwrap(),
+            IpAddr::from(router)
+        );
+    }
+    assert_eq!(
+        talk(&guests[0].net, &guests[1].net, ANY, at(guests[1].ip, 0), 1 << 20),
+        IpAddr::from(guests[0].ip)
+    );
+}
+
+/// What [`a_kill_at_any_moment_is_put_right`] kills: with these in its environment, it makes and removes a network until then.
+const VICTIM: [&str; 2] = ["MIDGE_TEST_VICTIM_NAMESPACE", "MIDGE_TEST_VICTIM_STATE"];
+
+#[tokio::test]
+async fn a_kill_at_any_moment_is_put_right() {
+    if let [Ok(namespace), Ok(state)] = VICTIM.map(std::env::var) {
+        let namespace = Namespace::named(&namespace).unwrap();
+        println!("begins");
+        loop {
+            let mut network =
+                NatNetwork::ensure(&namespace, Path::new(&state), &config("midge0")).await.unwrap();
+            network.add_user("victim", &[]).await.unwrap();
+            network.remove_user("victim").await.unwrap();
+        }
+    }
+    let lab = Lab::new();
+    let before = (lab.host.ruleset(), lab.names());
+    let mut network = lab.ensure(&config("midge0")).await.unwrap();
+    network.add_user("one", &[]).await.unwrap();
+    let whole = lab.host.ruleset();
+    network.remove_user("one").await.unwrap();
+    for microseconds in (0..30_000).step_by(1500) {
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_kill_at_any_moment_is_put_right", "--nocapture"])
+            .envs(VICTIM.into_iter().zip([lab.host.name(), lab.state().to_str().unwrap()]))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("begins")));
+        std::thread::sleep(Duration::from_micros(microseconds));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+
+        let mut network = lab.ensure(&config("midge0")).await.unwrap();
+        network.add_user("one", &[]).await.unwrap();
+        let subnet = network.plan().subnet.to_string();
+        let seen = lab.host.ruleset();
+        assert_eq!(seen.replace(&subnet, "10.77.0.0/24"), whole, "after {microseconds} us");
+        let address = format!("{}/24", network.plan().router);
+        assert!(lab.host.ip("-4 addr show dev midge0").contains(&address));
+        network.sweep(|_| false).await.unwrap();
+        assert_eq!((lab.host.ruleset(), lab.names()), before, "after {microseconds} us");
+    }
 }

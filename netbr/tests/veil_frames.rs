@@ -17,6 +17,7 @@ use nft_lab::sys::Packets;
 use nft_lab::{Net, SOON};
 
 const ARP: u16 = 0x0806;
+const RARP: u16 = 0x8035;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
@@ -129,6 +130,10 @@ fn arp_is_rewritten() {
     // The guest would take one of its own address for a conflict, so it is shown as the other's.
     lab.of_itself("an announcement", |me| {
         ether(BROADCAST, me.mac, ARP, &arp(1, (me.mac, me.ip), (NOBODY, me.ip)))
+    });
+    lab.of_itself("QEMU's announcement", |me| {
+        let nowhere = Ipv4Addr::UNSPECIFIED;
+        ether(BROADCAST, me.mac, RARP, &arp(3, (me.mac, nowhere), (me.mac, nowhere)))
     });
     // Of other networks than Ethernet and IPv4, only the frame's own addresses are known.
     let mut other = arp(1, (INNER.mac, INNER.ip), (NOBODY, INNER.ip));

@@ -15,7 +15,7 @@ use crate::link::check_name;
 /// How a network is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatConfig {
-    /// Its name, which its bridge and its table bear, too: a name of an interface.
+    /// Its name, which its bridge bears, too: a name of an interface.
     pub name: String,
     /// Its addresses, 4 at least; none for 256 that collide with nothing that the host knows.
     pub subnet: Option<Subnet>,

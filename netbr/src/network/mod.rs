@@ -1,6 +1,6 @@
 //! NAT networks, made on demand and removed with their last user.
 //!
-//! A network is a bridge with an address, a table of nftables that bears its name, and a directory of files. There is no daemon: whoever
+//! A network is a bridge with an address, a table of nftables (`midge-nat-` and its name), and a directory of files. There is no daemon: whoever
 //! needs it makes it sure, and enters itself as a user; whoever leaves last removes it. All of that happens under one lock
 //! (`flock(2)`) on the directory that the networks share, and what is in the kernel is made anew from the files each time, so whatever
 //! was interrupted is put right by the next one. Tables of others are never touched.
@@ -51,10 +51,13 @@ pub use dns::{DnsChoice, resolvers};
 pub use error::NatError;
 pub use obstacle::{Firewall, Obstacle};
 
+/// The longest packet of Ethernet as a rule (RFC 894).
+const ETHERNET_MTU: u16 = 1500;
+
 /// What a network is, as its file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The name of the network, of its bridge and of its table.
+    /// The name of the network and of its bridge.
     pub name: String,
     /// Its addresses.
     pub subnet: Subnet,
@@ -136,8 +139,8 @@ impl NatNetwork {
                 config.plan(subnet, plan.mac, plan.switched_forwarding_on, dns)
             }
             None => {
-                let mac = Mac::random();
-                config.plan(choice::subnet(&links, mac, config.subnet, None).await?, mac, false, dns)
+                let (mac, subnet) = left_over(&links, &config.name).await?.unwrap_or((Mac::random(), None));
+                config.plan(choice::subnet(&links, mac, config.subnet, subnet).await?, mac, false, dns)
             }
         };
         let nft = Nft::open(namespace)?;
@@ -203,6 +206,8 @@ impl NatNetwork {
                 Some(former) => locked.save_user(&former)?,
                 None => locked.remove_user(id)?,
             }
+            // If this fails as well, the next change puts it right.
+            let _ = self.nft.put(&rules::table(&self.plan, &locked.users()?));
         }
         raised
     }
@@ -259,12 +264,15 @@ impl NatNetwork {
         {
             self.links.delete(&self.plan.name).await?;
         }
-        self.nft.remove(Family::Inet, &self.plan.name)?;
+        self.nft.remove(Family::Inet, &rules::table_name(&self.plan.name))?;
         locked.remove()
     }
 
     /// Puts into the kernel what the files say.
     async fn raise(&mut self, locked: &Locked, users: &[User]) -> Result<(), NatError> {
+        if self.links.get(&self.plan.name).await?.is_some_and(|link| !self.is_ours(&link)) {
+            return Err(NatError::Taken { name: self.plan.name.clone() });
+        }
         locked.save_plan(&self.plan)?;
         // Rules name interfaces that need not be there: so nothing is open at any time that they close.
         self.nft.put(&rules::table(&self.plan, users))?;
@@ -292,14 +300,11 @@ impl NatNetwork {
     async fn bridge(&self) -> Result<Link, NatError> {
         let (name, links) = (&self.plan.name, &self.links);
         let bridge = match links.get(name).await? {
-            Some(link) if self.is_ours(&link) => link,
-            Some(_) => return Err(NatError::Taken { name: name.clone() }),
+            Some(link) => link,
             None => links.create_bridge(name, self.plan.mac).await?,
         };
-        links.set_alias(bridge.index, &format!("{ALIAS_PREFIX}network {name}")).await?;
-        if let Some(mtu) = self.plan.mtu {
-            links.set_mtu(bridge.index, mtu.into()).await?;
-        }
+        links.set_alias(bridge.index, &alias(name)).await?;
+        links.set_mtu(bridge.index, self.plan.mtu.unwrap_or(ETHERNET_MTU).into()).await?;
         links.set_up(bridge.index).await?;
         Ok(bridge)
     }
@@ -308,4 +313,23 @@ impl NatNetwork {
     fn is_ours(&self, link: &Link) -> bool {
         link.bridge().is_some() && link.mac == Some(self.plan.mac)
     }
+}
+
+fn alias(name: &str) -> String {
+    format!("{ALIAS_PREFIX}network {name}")
+}
+
+/// The MAC and the subnet of a network whose files were lost: of a bridge with its name that says in its alias that it is its.
+async fn left_over(links: &Links, name: &str) -> Result<Option<(Mac, Option<Subnet>)>, NatError> {
+    let bridge = links.get(name).await?.filter(|link| link.bridge().is_some());
+    let Some(bridge) = bridge.filter(|link| link.alias.as_deref() == Some(&alias(name))) else {
+        return Ok(None);
+    };
+    let subnets =
+        links.addresses(bridge.index).await?.into_iter().filter_map(|address| match address.address {
+            IpAddr::V4(v4) => Some(Subnet::of(v4, address.prefix)),
+            IpAddr::V6(_) => None,
+        });
+    let subnet = subnets.into_iter().next();
+    Ok(bridge.mac.map(|mac| (mac, subnet)))
 }

@@ -83,7 +83,7 @@ pub(super) fn find(nft: &mut Nft, bridge: &str) -> Result<Vec<Obstacle>, NftErro
     let mut obstacles = Vec::new();
     for family in [Family::Ip, Family::Inet] {
         let chains = nft.chains(family)?;
-        for chain in chains.iter().filter(|chain| chain.table != bridge && stops(chain)) {
+        for chain in chains.iter().filter(|chain| stops(chain)) {
             let rules = nft.rules(family, &chain.table)?;
             let names = |name: &String| name == bridge;
             if rules.iter().any(|rule| rule.inputs.iter().any(names))

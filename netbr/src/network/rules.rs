@@ -7,9 +7,17 @@ use crate::nft::{Base, Chain, Family, Hook, Kind, Rule, Table, Transport, priori
 /// The port of DHCP's servers.
 const DHCP: u16 = 67;
 
+/// What the tables' names begin with. A network may be called as somebody's table is: `filter`, for one.
+const TABLE: &str = "midge-nat-";
+
+/// The name of a network's table.
+pub(super) fn table_name(network: &str) -> String {
+    format!("{TABLE}{network}")
+}
+
 /// The table of a network and its users. It names interfaces, so it does not matter whether they are there.
 pub(super) fn table(plan: &Plan, users: &[User]) -> Table {
-    let mut table = Table::new(Family::Inet, &plan.name);
+    let mut table = Table::new(Family::Inet, &table_name(&plan.name));
     let base = |kind, hook, priority| Base { kind, hook, priority };
     table.chains = vec![
         Chain::base("guard", base(Kind::Filter, Hook::Prerouting, priority::RAW), guard(plan)),

@@ -136,6 +136,8 @@ pub enum EtherType {
     Ipv4 = 0x0800,
     /// ARP.
     Arp = 0x0806,
+    /// Reverse ARP.
+    Rarp = 0x8035,
     /// IPv6.
     Ipv6 = 0x86dd,
 }

@@ -102,3 +102,22 @@ pub fn solicited(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
 }
+
+/// Whether an IPv4 packet's header and its TCP or UDP have the checksums that they must have.
+pub fn checksums_hold(packet: &[u8]) -> bool {
+    let length = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+    let (header, transport) = packet[..length].split_at(20);
+    let covered =
+        sum(&header[12..]) + u32::from(packet[9]) + u32::try_from(transport.len()).unwrap() + sum(transport);
+    checksum(sum(header)) == [0, 0] && checksum(covered) == [0, 0]
+}
+
+/// An IPv4 packet whose sender leaves the checksum at an offset of the transport's header to the device: there is the sum of the
+/// pseudo-header only.
+pub fn partial(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, transport: &[u8], offset: usize) -> Vec<u8> {
+    let addresses = [from.octets(), to.octets()].concat();
+    let [a, b] = checksum(sum(&addresses) + u32::from(protocol) + u32::try_from(transport.len()).unwrap());
+    let mut transport = transport.to_vec();
+    transport[offset..offset + 2].copy_from_slice(&[!a, !b]);
+    ipv4(from, to, protocol, &transport)
+}

@@ -40,6 +40,11 @@ impl Net {
         net
     }
 
+    /// The name that `ip netns` knows it by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs a program in it; it must succeed.
     pub fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.output(program, arguments);

@@ -42,6 +42,11 @@ impl Packets {
         Self(socket)
     }
 
+    /// The frames of a tap, whose descriptor this is; with what else it puts before them.
+    pub const fn of_tap(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
     /// Marks what it sends.
     pub fn mark(&self, mark: u32) {
         nix::sys::socket::setsockopt(&self.0, nix::sys::socket::sockopt::Mark, &mark).unwrap();

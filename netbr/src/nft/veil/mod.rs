@@ -23,7 +23,7 @@
 //! # What is rewritten
 //!
 //! - Ethernet: source and destination, of all frames.
-//! - ARP: sender and target, so announcements and probes as well.
+//! - ARP and reverse ARP: sender and target, so announcements and probes as well.
 //! - IPv4: source and destination, and those of the packet that an ICMP error is about.
 //! - IPv6: source and destination, and those of the packet that an ICMPv6 error is about; the target and the link-layer address of
 //!   neighbour solicitations and advertisements, the group that a solicitation is sent to (RFC 4291, 2.7.1); the link-layer address of

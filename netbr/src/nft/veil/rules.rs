@@ -93,13 +93,14 @@ pub(super) fn table(veil: &Veil) -> Result<Table, VeilError> {
     ipv4(&mut table, ipv4s);
     ipv6(&mut table, &Ipv6Exchange::of(veil)?, ethers);
     table.chains.push(Chain::regular(IN_ARP, arp(ethers, ipv4s.is_some())));
-    let goto = |ether_type, chain| Rule::new().ether_type(ether_type).verdict(Verdict::Goto(chain));
-    from.extend([
-        goto(EtherType::Ipv4, FROM_IPV4),
-        goto(EtherType::Ipv6, FROM_IPV6),
-        goto(EtherType::Arp, IN_ARP),
-    ]);
-    to.extend([goto(EtherType::Ipv4, TO_IPV4), goto(EtherType::Ipv6, TO_IPV6), goto(EtherType::Arp, IN_ARP)]);
+    for (rules, ipv4, ipv6) in [(&mut from, FROM_IPV4, FROM_IPV6), (&mut to, TO_IPV4, TO_IPV6)] {
+        let goto = |ether_type, chain| Rule::new().ether_type(ether_type).verdict(Verdict::Goto(chain));
+        rules.push(goto(EtherType::Ipv4, ipv4));
+        rules.push(goto(EtherType::Ipv6, ipv6));
+        rules.push(goto(EtherType::Arp, IN_ARP));
+        // The same frame by another number: QEMU tells the bridge by it where a guest is that it has just loaded.
+        rules.push(goto(EtherType::Rarp, IN_ARP));
+    }
 
     let base = |hook| Base { kind: Kind::Filter, hook, priority: priority::FILTER };
     table.chains.push(Chain::base("from-guest", base(Hook::Ingress(veil.port.clone())), from));
