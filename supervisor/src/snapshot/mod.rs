@@ -1,4 +1,5 @@
 //! Snapshots: device state, RAM and disk of one paused VM as one unit.
+pub mod archive;
 pub mod check;
 pub mod digest;
 pub mod engine;

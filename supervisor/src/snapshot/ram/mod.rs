@@ -92,7 +92,7 @@ pub fn page_size() -> usize {
 }
 
 /// Whether there are only zeros. Compared by memcmp(3), which is fast in every build.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
+pub(in crate::snapshot) fn is_zero(bytes: &[u8]) -> bool {
     static ZEROS: [u8; 4096] = [0; 4096];
     bytes.chunks(ZEROS.len()).all(|part| *part == ZEROS[..part.len()])
 }
