@@ -11,6 +11,7 @@ pub mod migratable;
 mod name;
 mod qcow2;
 pub mod ram;
+pub mod save;
 pub mod store;
 pub mod stream;
 #[cfg(all(test, target_arch = "x86_64"))]

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{layer_name, sparse};
@@ -60,7 +59,7 @@ impl SnapshotStore {
             });
         }
         if let Some(ram) = &mut manifest.ram {
-            let path = self.flat_ram(snapshot, scratch.path())?;
+            let path = self.whole_ram(snapshot, scratch.path())?;
             let file = RamFile::open(&path)?;
             let item = Item { name: RAM.into(), extents: Some(file.data()?), size: file.len(), path };
             ram.part = Part { file: RAM.into(), size: item.size };
@@ -88,7 +87,7 @@ impl SnapshotStore {
     }
 
     /// A flat file of the snapshot's RAM: its own, or one that is made in `scratch`.
-    fn flat_ram(&self, snapshot: &Snapshot, scratch: &Path) -> Result<PathBuf, SnapshotError> {
+    fn whole_ram(&self, snapshot: &Snapshot, scratch: &Path) -> Result<PathBuf, SnapshotError> {
         let ram = snapshot.manifest.ram.as_ref();
         let Some((ram, base)) = ram.and_then(|ram| Some((ram, ram.base?))) else {
             return Ok(snapshot.path(RAM));
@@ -96,8 +95,7 @@ impl SnapshotStore {
         let delta = Delta::open(&snapshot.path(&ram.part.file))?;
         let flat = scratch.join(RAM);
         ram::copy(&self.folder(base).join(RAM), &flat, &mut unwatched)?;
-        std::fs::set_permissions(&flat, std::fs::Permissions::from_mode(0o600))
-            .map_err(io_error("open for writing", &flat))?;
+        ram::set_writable(&flat)?;
         delta.apply_to_file(&flat, &mut unwatched)?;
         Ok(flat)
     }
