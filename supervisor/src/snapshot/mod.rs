@@ -14,7 +14,8 @@ pub mod ram;
 pub mod save;
 pub mod store;
 pub mod stream;
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests;
 
 pub use error::SnapshotError;

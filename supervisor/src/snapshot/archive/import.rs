@@ -144,6 +144,7 @@ fn check_shape(manifest: &Manifest) -> Result<(), SnapshotError> {
     Ok(())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
 fn broken(error: io::Error) -> SnapshotError {
     SnapshotError::Archive(error.to_string())
 }

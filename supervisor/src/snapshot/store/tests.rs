@@ -52,7 +52,7 @@ impl Place {
         vm.unwrap().disk()
     }
 
-    fn image(&self) -> crate::image::Manifest {
+    fn image() -> crate::image::Manifest {
         let part = crate::image::Part { file: "disk-0123.raw".into(), size: 1 << 20, sha256: String::new() };
         crate::image::Manifest {
             schema: 1,
@@ -98,7 +98,7 @@ impl Place {
             },
             spec: VmSpec::named(name.vm()),
             kind: Kind::Linux,
-            image: Some(self.image()),
+            image: Some(Self::image()),
             machine: Some(Machine {
                 arch: Arch::X86_64,
                 qemu: (10, 0, 2),

@@ -201,7 +201,7 @@ impl Guest {
         };
         match tokio::time::timeout(PATIENCE, listen).await {
             Ok(heard) => heard,
-            Err(_) => panic!("{words:?} was not written: {}", String::from_utf8_lossy(&self.heard)),
+            Err(late) => panic!("{words:?} {late}: {}", String::from_utf8_lossy(&self.heard)),
         }
     }
 

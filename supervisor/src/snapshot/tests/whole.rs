@@ -89,7 +89,7 @@ impl Whole {
             },
             spec: self.bench.spec.clone(),
             kind: Kind::Other,
-            image: Some(self.image()),
+            image: Some(Self::image()),
             machine: Machine::of(&arguments, &self.bench.spec, ResolvedAccel::Tcg, &self.host()),
             tied: migratable::judge(&self.bench.spec, &arguments, &Ram::File("/x".into())).tied,
             state: Some(captured.state),
@@ -103,7 +103,7 @@ impl Whole {
         snapshot
     }
 
-    fn image(&self) -> crate::image::Manifest {
+    fn image() -> crate::image::Manifest {
         let part = crate::image::Part { file: "disk-0.raw".into(), size: 8 << 20, sha256: String::new() };
         let json = serde_json::json!({
             "schema": 1, "name": "img", "digest": "sha256:0", "kind": "other", "arch": "x86_64", "created": "",
