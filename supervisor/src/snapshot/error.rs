@@ -77,6 +77,16 @@ pub enum SnapshotError {
     /// An archive is not one, or is not whole.
     #[error("the archive cannot be read: {0}; copy or export it again")]
     Archive(String),
+    /// The image that a disk stands on is not here.
+    #[error(
+        "the snapshot stands on the image `{name}` ({digest}), which is not here; `midge image pull` or `build` it first"
+    )]
+    NoImage {
+        /// The image.
+        name: String,
+        /// Its digest.
+        digest: String,
+    },
     /// The store of records refused.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::check::{HostView, needed_features};
 use super::error::SnapshotError;
 use super::name::SnapshotName;
 use crate::image;
@@ -169,6 +170,30 @@ pub enum DiskBase {
 }
 
 impl Machine {
+    /// The machine of a QEMU that runs with these arguments.
+    ///
+    /// Answers nothing where they lack what midge's own always have.
+    #[must_use]
+    pub fn of(arguments: &[String], spec: &VmSpec, accel: ResolvedAccel, host: &HostView) -> Option<Self> {
+        let value =
+            |option: &str| arguments.windows(2).find(|pair| pair[0] == option).map(|pair| pair[1].as_str());
+        let cpu = value("-cpu")?.to_owned();
+        Some(Self {
+            arch: spec.arch,
+            qemu: host.qemu.version,
+            qemu_line: host.qemu.version_line.clone(),
+            machine_type: value("-machine")?.split(',').next()?.to_owned(),
+            accel,
+            cpus: spec.cpus,
+            memory: spec.memory.bytes(),
+            page_size: host.page_size,
+            host_cpu: host.cpu.clone(),
+            features: needed_features(&cpu, accel, &host.features),
+            cpu,
+            arguments: arguments.to_vec(),
+        })
+    }
+
     /// What a QEMU that is to load the state takes over.
     #[must_use]
     pub fn restore(&self) -> Restore {

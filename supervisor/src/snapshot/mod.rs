@@ -1,4 +1,5 @@
 //! Snapshots: device state, RAM and disk of one paused VM as one unit.
+pub mod archive;
 pub mod check;
 pub mod digest;
 pub mod engine;
@@ -10,9 +11,11 @@ pub mod migratable;
 mod name;
 mod qcow2;
 pub mod ram;
+pub mod save;
 pub mod store;
 pub mod stream;
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests;
 
 pub use error::SnapshotError;

@@ -60,6 +60,12 @@ pub fn reflink(source: &Path, target: &Path) -> Result<bool, SnapshotError> {
     Ok(false)
 }
 
+/// Gives the right to write back: to a copy that is not a snapshot's yet, and to one that a QEMU before 8.2 is to map, which opens it for
+/// writing although it maps it privately.
+pub fn set_writable(path: &Path) -> Result<(), SnapshotError> {
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io_error("open for writing", path))
+}
+
 /// A new file, ours alone: it is to hold a guest's memory.
 pub(super) fn create(path: &Path) -> Result<File, SnapshotError> {
     let open = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);

@@ -98,12 +98,12 @@ impl RamFile {
 
     /// Copies bytes out of the mapping.
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), SnapshotError> {
-        let outside = |_| io_error("read", &self.path)(std::io::ErrorKind::UnexpectedEof.into());
+        let outside = || io_error("read", &self.path)(std::io::ErrorKind::UnexpectedEof.into());
         let Some(map) = &self.map else {
-            return if into.is_empty() { Ok(()) } else { Err(outside(())) };
+            return if into.is_empty() { Ok(()) } else { Err(outside()) };
         };
-        let start = usize::try_from(offset).map_err(|_| outside(()))?;
-        let slice = map.get_slice(start, into.len()).map_err(|_| outside(()))?;
+        let start = usize::try_from(offset).map_err(|_| outside())?;
+        let slice = map.get_slice(start, into.len()).map_err(|_| outside())?;
         slice.copy_to(into);
         Ok(())
     }

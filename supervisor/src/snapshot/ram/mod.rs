@@ -30,7 +30,7 @@ pub mod process;
 #[cfg(test)]
 mod tests;
 
-pub use copy::{Copied, copy, reflink};
+pub use copy::{Copied, copy, reflink, set_writable};
 pub use file::{RamFile, Scan, is_open_for_writing, punch_zeros};
 
 /// A run of bytes of guest RAM.
@@ -92,7 +92,7 @@ pub fn page_size() -> usize {
 }
 
 /// Whether there are only zeros. Compared by memcmp(3), which is fast in every build.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
+pub(in crate::snapshot) fn is_zero(bytes: &[u8]) -> bool {
     static ZEROS: [u8; 4096] = [0; 4096];
     bytes.chunks(ZEROS.len()).all(|part| *part == ZEROS[..part.len()])
 }

@@ -25,7 +25,7 @@ mod tree;
 mod verify;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::snapshot) mod tests;
 
 use std::fs::{self, File};
 use std::io;
@@ -39,12 +39,15 @@ use uuid::Uuid;
 use super::SnapshotName;
 use super::error::{SnapshotError, io_error};
 use super::manifest::{MANIFEST, Manifest};
+use crate::store::scratch::Scratch;
 use crate::store::{Home, Lock};
 
 pub use draft::Draft;
+pub(in crate::snapshot) use draft::create;
 pub use reclaim::{Removal, Removed, User};
 pub use tree::{Branch, Sizes, tree};
 pub use verify::DIGESTS;
+pub(in crate::snapshot) use verify::Digested;
 
 /// The snapshots of one `$MIDGE_HOME`.
 #[derive(Debug, Clone)]
@@ -106,7 +109,17 @@ impl SnapshotStore {
         Self { home: home.clone() }
     }
 
-    fn root(&self) -> PathBuf {
+    pub(in crate::snapshot) const fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// A private folder for unfinished work.
+    pub(in crate::snapshot) fn scratch(&self, purpose: &str) -> Result<Scratch, SnapshotError> {
+        Ok(self.home.scratch(purpose)?)
+    }
+
+    /// Where all snapshots are.
+    pub(in crate::snapshot) fn root(&self) -> PathBuf {
         self.home.state().join("snapshots")
     }
 

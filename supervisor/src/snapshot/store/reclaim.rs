@@ -174,7 +174,8 @@ impl SnapshotStore {
                 freed += self.reclaim(*id)?.freed;
             }
             let mut after = self.ids()?;
-            (before.sort_unstable(), after.sort_unstable());
+            before.sort_unstable();
+            after.sort_unstable();
             if before == after {
                 break;
             }

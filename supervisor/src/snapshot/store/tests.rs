@@ -17,19 +17,20 @@ use crate::store::{Origin, Record};
 const MEMORY: u64 = 5 << 20;
 
 /// A home of its own, with a disk that stands for an image's.
-struct Place {
+pub(in crate::snapshot) struct Place {
     _folder: tempfile::TempDir,
-    home: Home,
-    store: SnapshotStore,
-    image_disk: PathBuf,
+    pub(in crate::snapshot) home: Home,
+    pub(in crate::snapshot) store: SnapshotStore,
+    pub(in crate::snapshot) image_disk: PathBuf,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(in crate::snapshot) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path().join("state"), folder.path().join("run"));
-        fs::create_dir_all(home.state()).unwrap();
-        let image_disk = folder.path().join("disk-0123.raw");
+        let image = home.images().join("img");
+        fs::create_dir_all(&image).unwrap();
+        let image_disk = image.join("disk-0123.raw");
         File::create(&image_disk).unwrap().set_len(1 << 20).unwrap();
         Self { store: SnapshotStore::new(&home), home, image_disk, _folder: folder }
     }
@@ -51,7 +52,7 @@ impl Place {
         vm.unwrap().disk()
     }
 
-    fn image(&self) -> crate::image::Manifest {
+    fn image() -> crate::image::Manifest {
         let part = crate::image::Part { file: "disk-0123.raw".into(), size: 1 << 20, sha256: String::new() };
         crate::image::Manifest {
             schema: 1,
@@ -97,7 +98,7 @@ impl Place {
             },
             spec: VmSpec::named(name.vm()),
             kind: Kind::Linux,
-            image: Some(self.image()),
+            image: Some(Self::image()),
             machine: Some(Machine {
                 arch: Arch::X86_64,
                 qemu: (10, 0, 2),
@@ -162,19 +163,19 @@ impl Place {
         fs::rename(&next, &disk).unwrap();
     }
 
-    fn folders(&self) -> Vec<String> {
+    pub(in crate::snapshot) fn folders(&self) -> Vec<String> {
         let mut ids: Vec<String> = self.store.ids().unwrap().iter().map(ToString::to_string).collect();
         ids.sort();
         ids
     }
 }
 
-fn name(text: &str) -> SnapshotName {
+pub(in crate::snapshot) fn name(text: &str) -> SnapshotName {
     text.parse().unwrap()
 }
 
 /// A VM `web` and its snapshot.
-fn saved() -> (Place, Snapshot) {
+pub(in crate::snapshot) fn saved() -> (Place, Snapshot) {
     let place = Place::new();
     place.vm("web", &place.image_disk, DiskFormat::Raw, None);
     let snapshot = place.save("web", "web@one", None);
@@ -182,7 +183,7 @@ fn saved() -> (Place, Snapshot) {
 }
 
 /// And a clone of it with a snapshot of its own.
-fn saved_twice() -> (Place, Snapshot, Snapshot) {
+pub(in crate::snapshot) fn saved_twice() -> (Place, Snapshot, Snapshot) {
     let (place, first) = saved();
     let origin = Origin::new(first.id(), "web@one".to_owned(), true);
     place.vm("clone", &first.path(DISK), DiskFormat::Qcow2, Some(&origin));

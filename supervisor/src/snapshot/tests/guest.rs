@@ -56,7 +56,7 @@ pub(super) struct Guest {
     heard: Vec<u8>,
     stdout: PathBuf,
     pub(super) stderr: PathBuf,
-    pub(super) spawned: std::time::Instant,
+    arguments: Vec<String>,
 }
 
 impl Drop for Guest {
@@ -137,7 +137,7 @@ impl Bench {
         let number = self.count.replace(self.count.get() + 1);
         let at = |name: &str| self.path(&format!("{number}-{name}"));
         let (stdout, stderr) = (at("stdout"), at("stderr"));
-        let (child, monitor, serial, spawned) = {
+        let (child, monitor, serial, arguments) = {
             let _guard = SPAWN.lock().unwrap_or_else(PoisonError::into_inner);
             let sockets = ["monitor", "serial", "agent"].map(|name| {
                 let socket = UnixListener::bind(at(name)).unwrap();
@@ -153,7 +153,6 @@ impl Bench {
                 tokio::net::UnixStream::from_std(stream).unwrap()
             };
             let (monitor, serial) = (connect("monitor"), connect("serial"));
-            let spawned = std::time::Instant::now();
             let child = Command::new(&self.qemu.path)
                 .args(&arguments)
                 .stdin(Stdio::null())
@@ -161,18 +160,23 @@ impl Bench {
                 .stderr(File::create(&stderr).unwrap())
                 .spawn()
                 .unwrap();
-            (child, monitor, serial, spawned)
+            (child, monitor, serial, arguments)
         };
         let connected = Monitor::connect(monitor, PATIENCE).await;
         let (monitor, _) = connected
             .unwrap_or_else(|e| panic!("{e}: {}", std::fs::read_to_string(&stderr).unwrap_or_default()));
-        Guest { child, monitor, serial, heard: Vec::new(), stdout, stderr, spawned }
+        Guest { child, monitor, serial, heard: Vec::new(), arguments, stdout, stderr }
     }
 }
 
 impl Guest {
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// QEMU's arguments.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        self.arguments.clone()
     }
 
     /// What QEMU complained of.
@@ -198,7 +202,7 @@ impl Guest {
         };
         match tokio::time::timeout(PATIENCE, listen).await {
             Ok(heard) => heard,
-            Err(_) => panic!("{words:?} was not written: {}", String::from_utf8_lossy(&self.heard)),
+            Err(late) => panic!("{words:?} {late}: {}", String::from_utf8_lossy(&self.heard)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Snapshots of real guests on the real QEMU: the installed one and the oldest that midge supports.
 
 mod guest;
+mod whole;
 
 use std::path::Path;
 

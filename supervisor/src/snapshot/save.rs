@@ -1,0 +1,300 @@
+//! From a running VM to a snapshot: the steps in their order, with what happens when one fails.
+//!
+//! A VM's disk is `disk.qcow2`. A save links that file into the snapshot's folder, makes `disk.next.qcow2` on top of the link, has QEMU
+//! go on with that one, and renames it to `disk.qcow2`. A save that is killed in between leaves `disk.next.qcow2` behind, which
+//! [`settle_disk`] puts right: whether QEMU had come to write to it or not, it stands on everything that was written.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ::qmp::Monitor;
+
+use super::digest::Digests;
+use super::engine::{self, HandOverError, HandedOver};
+use super::error::{SnapshotError, io_error};
+use super::manifest::{DISK, Disk, Part, RAM, RAM_DELTA, Ram, STATE};
+use super::ram::delta::{self, Delta};
+use super::ram::process::Mapping;
+use super::ram::{self, Copied, Extent, Form, Progress};
+use super::store::{Draft, Snapshot, SnapshotStore};
+use crate::image::overlay;
+use crate::machine::DiskFormat;
+
+/// What was captured of a VM: the parts of its snapshot, which lie in the draft's folder.
+#[derive(Debug)]
+pub struct Captured {
+    /// How long the guest stood still.
+    pub pause: Duration,
+    /// The device state.
+    pub state: Part,
+    /// RAM.
+    pub ram: Ram,
+    /// The disk, of a VM that has one.
+    pub disk: Option<Disk>,
+    /// The digests that are known already.
+    pub digests: BTreeMap<PathBuf, Digests>,
+}
+
+/// The name of the next layer of a VM's disk until it is the VM's disk.
+#[must_use]
+pub fn next_disk(disk: &Path) -> PathBuf {
+    disk.with_file_name("disk.next.qcow2")
+}
+
+/// Puts right what a save that was killed has left of a VM's disk. To be called before a VM is started and before it is saved; does nothing
+/// where there is nothing to do.
+pub fn settle_disk(disk: &Path) -> Result<(), SnapshotError> {
+    let next = next_disk(disk);
+    // It may have been killed before the layer was whole, and then nobody has used it.
+    let whole = match super::qcow2::backing(&next) {
+        Ok(backing) => backing.is_some_and(|below| below.exists()),
+        Err(SnapshotError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(SnapshotError::Damaged { .. }) => false,
+        Err(e) => return Err(e),
+    };
+    if whole {
+        fs::rename(&next, disk).map_err(io_error("rename into place", disk))
+    } else {
+        fs::remove_file(&next).map_err(io_error("remove", &next))
+    }
+}
+
+/// Takes a VM's disk into the draft and makes the layer that the VM is to go on with. Answers where that is.
+pub fn prepare_disk(draft: &Draft, disk: &Path) -> Result<PathBuf, SnapshotError> {
+    settle_disk(disk)?;
+    let below = draft.link_disk(disk)?;
+    let next = next_disk(disk);
+    overlay::create(&next, &below, DiskFormat::Qcow2, None).map_err(|e| {
+        let source = io::Error::other(e);
+        SnapshotError::Io { what: "make the next layer of the disk,", path: next.clone(), source }
+    })?;
+    Ok(next)
+}
+
+/// Gives up the layer of a VM that goes on with its disk as it was.
+fn forget_next(disk: Option<&Path>) {
+    let Some(next) = disk.map(next_disk) else { return };
+    if let Err(e) = fs::remove_file(&next) {
+        tracing::warn!("cannot remove {}: {e}", next.display());
+    }
+}
+
+/// Saves a VM that booted itself, and lets it go on in the same QEMU. Its RAM, the shared file `ram`, is copied while it stands still, unless the
+/// file system shares blocks.
+pub async fn save_with_copy(
+    store: &SnapshotStore,
+    draft: &Draft,
+    monitor: &Monitor,
+    ram: &Path,
+    disk: Option<&Path>,
+    progress: Progress<'_>,
+) -> Result<Captured, SnapshotError> {
+    engine::check_migratable(monitor).await?;
+    if let Some(disk) = disk {
+        prepare_disk(draft, disk)?;
+    }
+    let since = engine::pause(monitor).await?;
+    let captured = async {
+        switch(monitor, draft, disk).await?;
+        let state = engine::state_of_template(monitor).await?;
+        // Where blocks are shared the file is read afterwards, for its digests.
+        let flat = draft.path(RAM);
+        let copied = if ram::reflink(ram, &flat)? { None } else { Some(ram::copy(ram, &flat, progress)?) };
+        Ok::<_, SnapshotError>((state, copied))
+    };
+    let captured = captured.await;
+    let resumed = engine::resume(monitor).await;
+    let pause = since.elapsed();
+    let (state, copied) = captured?;
+    resumed?;
+    finish(store, draft, &state, pause, None, copied)
+}
+
+/// The first half of a save by handing over ([`engine::hand_over`]): the guest goes on in `new`, which was started on `ram` and on
+/// what [`prepare_disk`] made. [`finish_hand_over`] is the second.
+///
+/// Where this fails the VM's disk is as it was before [`prepare_disk`], unless the guest stands still.
+pub async fn hand_over<F: Future<Output = ()>>(
+    old: &Monitor,
+    new: &Monitor,
+    disk: Option<&Path>,
+    stderr: Option<&Path>,
+    discard: impl FnOnce() -> F,
+) -> Result<HandedOver, HandOverError> {
+    let handed = engine::hand_over(old, new, stderr, discard).await;
+    match &handed {
+        Ok(_) => {
+            // What fails here is done by the next start of the VM.
+            if let Some(Err(e)) = disk.map(settle_disk) {
+                tracing::warn!("{}", crate::error::chain(&e));
+            }
+        }
+        Err(_) => forget_next(disk),
+    }
+    handed
+}
+
+/// Writes the snapshot of a guest that was handed over, while it runs: `ram` is the file that the first QEMU, which is gone, has written to.
+pub fn finish_hand_over(
+    store: &SnapshotStore,
+    draft: &Draft,
+    handed: &HandedOver,
+    ram: &Path,
+    progress: Progress<'_>,
+) -> Result<Captured, SnapshotError> {
+    let copied = ram::copy(ram, &draft.path(RAM), progress)?;
+    finish(store, draft, &handed.state, handed.pause, None, Some(copied))
+}
+
+/// A clone that is to be saved.
+#[derive(Debug)]
+pub struct CloneSource<'a> {
+    /// Its QEMU's monitor.
+    pub monitor: &'a Monitor,
+    /// Its QEMU's process.
+    pub pid: u32,
+    /// The snapshot that it was loaded from.
+    pub parent: &'a Snapshot,
+    /// The flat RAM file that it maps: [`SnapshotStore::flat_ram`], or the file of a VM that went on as the first clone of its own
+    /// snapshot.
+    pub mapped: &'a Path,
+    /// Its disk.
+    pub disk: Option<&'a Path>,
+}
+
+/// Saves a clone, and lets it go on: only what differs from its parent is written.
+pub async fn save_clone(
+    store: &SnapshotStore,
+    draft: &Draft,
+    source: &CloneSource<'_>,
+    progress: Progress<'_>,
+) -> Result<Captured, SnapshotError> {
+    let CloneSource { monitor, pid, parent, mapped, disk } = *source;
+    engine::check_migratable(monitor).await?;
+    let no_state = || SnapshotError::Damaged {
+        path: parent.folder.clone(),
+        what: "a clone's parent must have a state, and this one has none".to_owned(),
+    };
+    let parent_state = store.state(parent)?.ok_or_else(no_state)?;
+    let base = store.ram_base(parent).ok_or_else(no_state)?;
+    let mapping = Mapping::private_of(pid, mapped)?;
+    let size = fs::metadata(mapped).map_err(io_error("look at", mapped))?.len();
+    // What is known before the guest stops decides the form, and what need not wait for that is done.
+    let before = Extent::total(&mapping.own_pages()?);
+    let flat = draft.path(RAM);
+    let reflink = ram::reflink(mapped, &flat)?;
+    let form = Form::choose(before, reflink);
+    if form == Form::Flat && !reflink {
+        ram::copy(mapped, &flat, progress)?;
+        ram::set_writable(&flat)?;
+    }
+    if let Some(disk) = disk {
+        prepare_disk(draft, disk)?;
+    }
+
+    let since = engine::pause(monitor).await?;
+    let captured = async {
+        switch(monitor, draft, disk).await?;
+        let state = engine::state_of_clone(monitor, &parent_state).await?;
+        let own = mapping.own_pages()?;
+        let memory = mapping.memory()?;
+        delta::write(&draft.path(RAM_DELTA), base, size, &own, |at, into| memory.read(at, into))?;
+        Ok::<_, SnapshotError>(state)
+    };
+    let captured = captured.await;
+    let resumed = engine::resume(monitor).await;
+    let pause = since.elapsed();
+    let state = captured?;
+    resumed?;
+
+    if form == Form::Delta {
+        return finish(store, draft, &state, pause, Some(base), None);
+    }
+    let file = draft.path(RAM_DELTA);
+    Delta::open(&file)?.apply_to_file(&flat, progress)?;
+    fs::remove_file(&file).map_err(io_error("remove", &file))?;
+    finish(store, draft, &state, pause, None, None)
+}
+
+/// Has QEMU go on with the next layer, and makes that the VM's disk.
+async fn switch(monitor: &Monitor, draft: &Draft, disk: Option<&Path>) -> Result<(), SnapshotError> {
+    let Some(disk) = disk else { return Ok(()) };
+    // Node names are at most 31 bytes long (block.c, `bdrv_assign_node_name()`).
+    let suffix = draft.id().simple().to_string();
+    let switched = engine::switch_disk(monitor, &next_disk(disk), &suffix[..12]).await;
+    if switched.is_err() {
+        forget_next(Some(disk));
+    }
+    switched?;
+    settle_disk(disk)
+}
+
+fn finish(
+    store: &SnapshotStore,
+    draft: &Draft,
+    state: &[u8],
+    pause: Duration,
+    base: Option<uuid::Uuid>,
+    copied: Option<Copied>,
+) -> Result<Captured, SnapshotError> {
+    let part = |file: &str| {
+        let path = draft.path(file);
+        let size = fs::metadata(&path).map_err(io_error("look at", &path))?.len();
+        Ok::<_, SnapshotError>(Part { file: file.into(), size })
+    };
+    draft.write(STATE, state)?;
+    let ram = Ram { part: part(if base.is_some() { RAM_DELTA } else { RAM })?, base };
+    let disk = if draft.path(DISK).exists() {
+        let path = draft.path(DISK);
+        let virtual_size = overlay::virtual_size(&path, DiskFormat::Qcow2).map_err(|e| {
+            SnapshotError::Io { what: "read the size of", path: path.clone(), source: io::Error::other(e) }
+        })?;
+        Some(Disk { layers: vec![part(DISK)?], base: store.disk_base(&path)?, virtual_size })
+    } else {
+        None
+    };
+    let digests = copied.map(|copied| (PathBuf::from(RAM), copied.digests)).into_iter().collect();
+    Ok(Captured { pause, state: part(STATE)?, ram, disk, digests })
+}
+
+/// Loads a snapshot into a QEMU that was started for it: with `-incoming defer`, on [`SnapshotStore::flat_ram`], with a disk on the
+/// snapshot's. The guest then stands where it was saved.
+///
+/// State and links are compared before; RAM and disk, which are large, by [`SnapshotStore::verify`] when that is asked for.
+pub async fn load(
+    store: &SnapshotStore,
+    snapshot: &Snapshot,
+    monitor: &Monitor,
+    pid: u32,
+    stderr: Option<&Path>,
+) -> Result<(), SnapshotError> {
+    store.check_links(snapshot)?;
+    let no_state = || SnapshotError::Damaged {
+        path: snapshot.folder.clone(),
+        what: "it has no state: it is a snapshot of a disk only".to_owned(),
+    };
+    let state = store.state(snapshot)?.ok_or_else(no_state)?;
+    if let Some(ram) = snapshot.manifest.ram.as_ref().filter(|ram| ram.base.is_some()) {
+        let flat = store.flat_ram(snapshot).ok_or_else(no_state)?;
+        let mapping = Mapping::private_of(pid, &flat)?;
+        Delta::open(&snapshot.path(&ram.part.file))?.apply_to_process(&mapping, &mut ram::unwatched)?;
+    }
+    engine::load(monitor, &state, stderr).await
+}
+
+impl SnapshotStore {
+    /// The snapshot whose flat RAM file the clones of this one map: its own, or that which its delta stands on.
+    #[must_use]
+    pub fn ram_base(&self, snapshot: &Snapshot) -> Option<uuid::Uuid> {
+        snapshot.manifest.ram.as_ref().map(|ram| ram.base.unwrap_or(snapshot.id()))
+    }
+
+    /// The flat RAM file that clones of this snapshot map.
+    #[must_use]
+    pub fn flat_ram(&self, snapshot: &Snapshot) -> Option<PathBuf> {
+        self.ram_base(snapshot).map(|base| self.folder(base).join(RAM))
+    }
+}
