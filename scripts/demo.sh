@@ -5,6 +5,8 @@ set -euo pipefail
 midge=$(realpath "${1:-target/release/midge}")
 work=$(mktemp -d "${TMPDIR:-/tmp}/midge-demo-XXXXXX")
 export MIDGE_HOME=$work/home MIDGE_RUN=$work/run
+# A look at midge shall not change the host's networks, whoever takes it.
+export MIDGE_NET=user
 
 finish() {
     "$midge" rm --force --if-exists hello debian > "$work/rm.log" 2>&1 || cat "$work/rm.log" >&2
