@@ -57,6 +57,17 @@ impl Guest {
         Veil { port: self.port.clone(), inner: inner(), outer: self.outer.clone() }
     }
 
+    /// Waits until its IPv6 addresses are usable: the kernel tells no sooner than a second.
+    fn settle(&self) {
+        let end = Instant::now() + SOON;
+        while self.net.ip("-6 addr show dev eth0").contains("tentative") {
+            assert!(Instant::now() < end, "{} has no usable IPv6 address", self.port);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let addresses = self.net.ip("-6 addr show dev eth0");
+        assert!(!addresses.contains("dadfailed"), "a duplicate was seen: {addresses}");
+    }
+
     fn outer4(&self) -> Ipv4Addr {
         self.outer.ipv4.unwrap()
     }
@@ -118,17 +129,8 @@ impl Lab {
         net.ip(&format!("addr add {}/64 dev eth0", v6(0x99)));
     }
 
-    /// Waits until the guests' IPv6 addresses are usable: the kernel tells no sooner than a second.
     fn settle(&self) {
-        for guest in &self.guests {
-            let end = Instant::now() + SOON;
-            while guest.net.ip("-6 addr show dev eth0").contains("tentative") {
-                assert!(Instant::now() < end, "{} has no usable IPv6 address", guest.port);
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            let addresses = guest.net.ip("-6 addr show dev eth0");
-            assert!(!addresses.contains("dadfailed"), "a duplicate was seen: {addresses}");
-        }
+        self.guests.iter().for_each(Guest::settle);
     }
 
     fn all(&self) -> impl Iterator<Item = &Net> {
@@ -236,6 +238,7 @@ fn a_guest_and_its_clone_talk_to_each_other() {
     // Who really has the inner identity: no veil.
     let original = Lab::unveiled(&lab.host, 50);
     Lab::begin(&original);
+    original.settle();
     lab.settle();
     let clone = &lab.guests[0];
     let (inner4, inner6) = (inner().ipv4.unwrap(), inner().ipv6[0]);
