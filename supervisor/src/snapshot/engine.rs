@@ -192,6 +192,8 @@ pub struct HandedOver {
     pub pause: Duration,
     /// Of that, until the first QEMU had stopped and its state was saved.
     pub saved: Duration,
+    /// Of that, until the second QEMU had loaded it.
+    pub loaded: Duration,
 }
 
 /// Why [`hand_over`] failed, and what has become of the guest.
@@ -223,8 +225,9 @@ pub async fn hand_over<F: Future<Output = ()>>(
         let state = state_of_template(old).await?;
         let saved = since.elapsed();
         load(new, &state, stderr).await?;
+        let loaded = since.elapsed();
         resume(new).await?;
-        Ok(HandedOver { state, pause: since.elapsed(), saved })
+        Ok(HandedOver { state, pause: since.elapsed(), saved, loaded })
     };
     match handed.await {
         Ok(handed) => Ok(handed),

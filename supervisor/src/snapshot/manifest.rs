@@ -19,6 +19,10 @@ pub const MANIFEST_SCHEMA: u32 = 1;
 pub const MANIFEST: &str = "manifest.json";
 /// The file of the device state.
 pub const STATE: &str = "state";
+/// The file of a kernel that was the user's own, and no image's.
+pub const KERNEL: &str = "kernel";
+/// The file of such a kernel's initial RAM disk.
+pub const INITRD: &str = "initrd";
 /// The file of a flat RAM.
 pub const RAM: &str = "ram";
 /// The file of a RAM that stands on another.
@@ -65,6 +69,12 @@ pub struct Manifest {
     /// The device state; none in a snapshot of a disk only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Part>,
+    /// The kernel, where the VM was given one of its own: clones boot it when they reset, whatever has become of the user's file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Part>,
+    /// That kernel's initial RAM disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<Part>,
     /// RAM; none in a snapshot of a disk only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram: Option<Ram>,
@@ -209,11 +219,12 @@ impl Machine {
 }
 
 impl Manifest {
-    /// Its files.
+    /// Its files, in the order of an archive.
     #[must_use]
     pub fn parts(&self) -> Vec<&Part> {
         let layers = self.disk.iter().flat_map(|disk| &disk.layers);
-        self.state.iter().chain(self.ram.iter().map(|ram| &ram.part)).chain(layers).collect()
+        let boot = self.kernel.iter().chain(&self.initrd);
+        self.state.iter().chain(boot).chain(self.ram.iter().map(|ram| &ram.part)).chain(layers).collect()
     }
 
     /// The other snapshots without whose files this one cannot be used.

@@ -4,8 +4,6 @@ pub mod check;
 pub mod digest;
 pub mod engine;
 mod error;
-#[allow(unsafe_code, reason = "leases are asked for by a fcntl(2) for which no crate in use has a safe call")]
-mod lease;
 pub mod manifest;
 pub mod migratable;
 mod name;
@@ -14,6 +12,8 @@ pub mod ram;
 pub mod save;
 pub mod store;
 pub mod stream;
+#[allow(unsafe_code, reason = "a fcntl(2) and an ioctl(2) for which no crate in use has a safe call")]
+mod sys;
 #[cfg(test)]
 #[cfg(target_arch = "x86_64")]
 mod tests;

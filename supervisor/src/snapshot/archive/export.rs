@@ -58,6 +58,10 @@ impl SnapshotStore {
                 size: part.size,
             });
         }
+        for part in manifest.kernel.iter().chain(&manifest.initrd) {
+            let path = snapshot.path(&part.file);
+            items.push(Item { name: part.file.clone(), path, extents: None, size: part.size });
+        }
         if let Some(ram) = &mut manifest.ram {
             let path = self.whole_ram(snapshot, scratch.path())?;
             let file = RamFile::open(&path)?;

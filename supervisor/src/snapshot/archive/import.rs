@@ -7,11 +7,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::{layer_name, sparse};
-use crate::image::Image;
+use crate::image::{self, Image};
 use crate::snapshot::SnapshotName;
 use crate::snapshot::digest::CHUNK;
 use crate::snapshot::error::{SnapshotError, io_error};
-use crate::snapshot::manifest::{DiskBase, MANIFEST, Manifest, RAM, STATE};
+use crate::snapshot::manifest::{DiskBase, INITRD, KERNEL, MANIFEST, Manifest, RAM, STATE};
 use crate::snapshot::qcow2;
 use crate::snapshot::ram::{Progress, is_zero, unwatched};
 use crate::snapshot::store::{DIGESTS, Digested, Draft, Snapshot, SnapshotStore, create};
@@ -61,7 +61,7 @@ impl SnapshotStore {
             manifest.name = name.clone();
         }
         // Before anything large is read.
-        let image_disk = self.image_disk(&manifest)?;
+        let image_disk = self.image_here(&manifest)?;
         let draft = self.begin(&manifest.name, &[])?;
 
         let total = manifest.parts().iter().map(|part| part.size).sum();
@@ -94,21 +94,31 @@ impl SnapshotStore {
         draft.publish(&manifest, BTreeMap::new())
     }
 
-    /// The disk of the image that the snapshot stands on, where its own disk does.
-    fn image_disk(&self, manifest: &Manifest) -> Result<Option<PathBuf>, SnapshotError> {
-        if manifest.disk.is_none() {
-            return Ok(None);
-        }
+    /// Makes sure that the image is here that the snapshot stands on; answers its disk, where the snapshot has one.
+    fn image_here(&self, manifest: &Manifest) -> Result<Option<PathBuf>, SnapshotError> {
         let Some(image) = &manifest.image else {
-            return Err(SnapshotError::Archive(
-                "its disk stands on an image that it does not name".to_owned(),
-            ));
+            return match manifest.disk {
+                None => Ok(None),
+                Some(_) => {
+                    let what = "its disk stands on an image that it does not name";
+                    Err(SnapshotError::Archive(what.to_owned()))
+                }
+            };
         };
         let missing = || SnapshotError::NoImage { name: image.name.clone(), digest: image.digest.clone() };
         let recorded = Image::recorded(self.home(), image).map_err(|_| missing())?;
-        match recorded.disk() {
-            Some(path) if path.is_file() => Ok(Some(path)),
-            _ => Err(missing()),
+        let is_here =
+            image.parts().into_iter().flatten().all(|part| recorded.folder.join(&part.file).is_file());
+        // One that is a part of the program is there as soon as it is asked for.
+        let same = || {
+            image::store(self.home())
+                .get(&image.name)
+                .is_ok_and(|found| found.manifest.digest == image.digest)
+        };
+        if is_here || same() {
+            Ok(manifest.disk.as_ref().and_then(|_| recorded.disk()))
+        } else {
+            Err(missing())
         }
     }
 }
@@ -129,8 +139,10 @@ fn relink(draft: &Draft, manifest: &Manifest, image: Option<&Path>) -> Result<()
 fn check_shape(manifest: &Manifest) -> Result<(), SnapshotError> {
     let wrong =
         |what: &str| Err(SnapshotError::Archive(format!("its manifest is none of an archive: {what}")));
-    if manifest.state.as_ref().is_some_and(|part| part.file != Path::new(STATE)) {
-        return wrong("the state has another name");
+    for (part, name) in [(&manifest.state, STATE), (&manifest.kernel, KERNEL), (&manifest.initrd, INITRD)] {
+        if part.as_ref().is_some_and(|part| part.file != Path::new(name)) {
+            return wrong(&format!("the {name} has another name"));
+        }
     }
     if manifest.ram.as_ref().is_some_and(|ram| ram.base.is_some() || ram.part.file != Path::new(RAM)) {
         return wrong("its memory is not whole");

@@ -5,7 +5,7 @@
 //! a pipe, and nothing of it has to be kept while it is read. `tar --zstd -xf` gives its files: RAM is in the sparse format of GNU tar
 //! ("PAX format, version 1.0"), of which holes take no bytes.
 //!
-//! The entries come in this order: `manifest.json`, `digests`, `state`, `ram`, `disk.qcow2`, `disk-1.qcow2` and so on. An import takes
+//! The entries come in this order: `manifest.json`, `digests`, `state`, `kernel`, `initrd`, `ram`, `disk.qcow2`, `disk-1.qcow2` and so on. An import takes
 //! nothing else, gives the snapshot a new id, and publishes it when every byte has been compared with its digest.
 
 mod export;

@@ -245,7 +245,7 @@ fn data(file: BorrowedFd<'_>, length: u64, path: &Path) -> Result<Vec<Extent>, S
 /// owner or root. `None` where it cannot be told: the file is another's, or its file system knows no leases.
 pub fn is_open_for_writing(path: &Path) -> Result<Option<bool>, SnapshotError> {
     let file = File::open(path).map_err(io_error("open", path))?;
-    match super::super::lease::try_read_lease(file.as_fd()) {
+    match crate::snapshot::sys::try_read_lease(file.as_fd()) {
         Ok(()) => Ok(Some(false)),
         Err(Errno::EAGAIN) => Ok(Some(true)),
         Err(Errno::EACCES | Errno::EINVAL) => Ok(None),

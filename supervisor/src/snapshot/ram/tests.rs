@@ -166,6 +166,13 @@ fn the_pages_that_a_process_wrote_are_found_saved_and_given_to_another() {
         poke(&first, 3 * page, &vec![0; page_size()]);
         poke(&first, 800 * page, b"new");
         let own = mapping.own_pages().unwrap();
+        // Both ways of looking see the same.
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        assert_eq!(mapping.read_words(&pagemap).unwrap(), own);
+        match mapping.scan(&pagemap) {
+            Ok(found) => assert_eq!(found, own),
+            Err(e) => assert_eq!(e, nix::errno::Errno::ENOTTY, "a kernel before 6.7 has no such call"),
+        }
         let extent = |page_number, count| Extent { offset: page_number * page, length: count * page };
         assert_eq!(own, [extent(2, 2), extent(800, 1)]);
 

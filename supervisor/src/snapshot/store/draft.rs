@@ -14,7 +14,7 @@ use super::{Pin, Snapshot, SnapshotStore, try_own};
 use crate::snapshot::SnapshotName;
 use crate::snapshot::digest::Digests;
 use crate::snapshot::error::{SnapshotError, io_error};
-use crate::snapshot::manifest::{DISK, MANIFEST, Manifest};
+use crate::snapshot::manifest::{DISK, MANIFEST, Manifest, Part};
 use crate::snapshot::ram::unwatched;
 use crate::store::StoreError;
 
@@ -83,6 +83,13 @@ impl Draft {
         let path = self.path(DISK);
         fs::hard_link(disk, &path).map_err(io_error("take in", disk))?;
         Ok(path)
+    }
+
+    /// Takes a copy of a file in, such as a kernel of the user's own; blocks are shared where the file system can.
+    pub fn copy_in(&self, file: &str, from: &Path) -> Result<Part, SnapshotError> {
+        let path = self.path(file);
+        let size = fs::copy(from, &path).map_err(io_error("take in", from))?;
+        Ok(Part { file: file.into(), size })
     }
 
     /// Writes a small part, such as the state.

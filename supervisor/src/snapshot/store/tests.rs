@@ -115,6 +115,8 @@ impl Place {
             }),
             tied: vec![],
             state: Some(part(STATE)),
+            kernel: None,
+            initrd: None,
             ram: Some(Ram { part: part(if delta { RAM_DELTA } else { RAM }), base: base.filter(|_| delta) }),
             disk: Some(Disk {
                 layers: vec![part(DISK)],

@@ -6,9 +6,9 @@ use super::guest::{Bench, Guest, PATIENCE, installed, oldest};
 use super::{READY, engine};
 use crate::host::QemuFacts;
 use crate::image::overlay;
-use crate::machine::{DiskFormat, Ram, ResolvedAccel};
+use crate::machine::{DiskFormat, Ram, ResolvedAccel, Resources};
 use crate::snapshot::check::{HostView, check, machine_differences};
-use crate::snapshot::manifest::{DISK, MANIFEST_SCHEMA, Machine, Manifest, Source};
+use crate::snapshot::manifest::{DISK, KERNEL, MANIFEST_SCHEMA, Machine, Manifest, Source};
 use crate::snapshot::ram::unwatched;
 use crate::snapshot::save::{self, Captured, CloneSource};
 use crate::snapshot::store::{Draft, Removal, Snapshot, SnapshotStore, User};
@@ -72,6 +72,7 @@ impl Whole {
         captured: Captured,
     ) -> Snapshot {
         let arguments = guest.arguments();
+        let kernel = draft.copy_in(KERNEL, &self.bench.path("hello")).unwrap();
         let manifest = Manifest {
             schema: MANIFEST_SCHEMA,
             id: draft.id(),
@@ -93,6 +94,8 @@ impl Whole {
             machine: Machine::of(&arguments, &self.bench.spec, ResolvedAccel::Tcg, &self.host()),
             tied: migratable::judge(&self.bench.spec, &arguments, &Ram::File("/x".into())).tied,
             state: Some(captured.state),
+            kernel: Some(kernel),
+            initrd: None,
             ram: Some(captured.ram),
             disk: captured.disk,
         };
@@ -118,7 +121,9 @@ impl Whole {
         let _pins = self.store.pin(snapshot).unwrap();
         let vm = self.vm(name, &snapshot.path(DISK), DiskFormat::Qcow2, Some(snapshot));
         let flat = self.store.flat_ram(snapshot).unwrap();
-        let mut guest = self.bench.clone_of(&flat, Some(&vm.disk())).await;
+        let kernel = snapshot.manifest.kernel.as_ref().map(|part| snapshot.path(&part.file));
+        let resources = self.bench.resources(Ram::Private(flat), Some(&vm.disk()));
+        let mut guest = self.bench.start(Resources { kernel, ..resources }).await;
         let saved = &snapshot.manifest.machine.as_ref().unwrap().arguments;
         assert_eq!(machine_differences(saved, &guest.arguments()), []);
         save::load(&self.store, snapshot, &guest.monitor, guest.pid(), Some(&guest.stderr)).await.unwrap();
