@@ -208,7 +208,7 @@ impl ImageStore {
         Image::read(&self.images.join(name.folder()))
     }
 
-    fn scratch(&self) -> Result<Scratch, ImageError> {
+    pub(super) fn scratch(&self) -> Result<Scratch, ImageError> {
         Scratch::new(&self.tmp, "image", 0o700).map_err(io_error("make a folder in", &self.tmp))
     }
 
@@ -270,9 +270,13 @@ impl Embedded {
             append: String::new(),
             agent: false,
             ssh: false,
+            cloud_init: false,
+            os: None,
+            firmware: None,
             systemd: None,
             ready: self.ready.map(ToOwned::to_owned),
             source: self.source.to_owned(),
+            origin: None,
         }
     }
 }

@@ -23,8 +23,7 @@ pub use self::progress::{Phase, Progress};
 
 use self::mirror::Mirrors;
 use super::{
-    Draft, Image, ImageError, ImageName, ImageNameError, ImageStore, MANIFEST_SCHEMA, Manifest, digest,
-    overlay,
+    Draft, Image, ImageError, ImageName, ImageNameError, ImageStore, Manifest, digest, overlay,
 };
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Kind};
@@ -240,28 +239,19 @@ impl Recipe {
             what: "use the disk that was built".to_owned(),
             source: io::Error::other(e),
         })?;
-        let now = jiff::Timestamp::now();
+        let source = format!("{} by mmdebstrap: {}", self.sources.replace('\n', "; "), self.packages);
         Ok(Draft {
             disk: Some((disk, DiskFormat::Qcow2, virtual_size)),
             kernel: Some(out.join("kernel")),
             initrd: Some(out.join("initrd")),
             manifest: Manifest {
-                schema: MANIFEST_SCHEMA,
-                name: self.name.to_string(),
-                digest: String::new(),
-                kind: Kind::Linux,
-                arch: self.arch,
-                created: now.round(jiff::Unit::Second).unwrap_or(now).to_string(),
-                disk: None,
-                kernel: None,
-                initrd: None,
                 // Not `quiet`: what the kernel says costs 0.1 s and tells a boot's phases. Its self-tests of ciphers cost 0.5 s.
                 append: "root=/dev/vda rw cryptomgr.notests".to_owned(),
                 agent: true,
                 ssh: true,
                 systemd: Some(self.release.systemd()),
                 ready: Some("agent".to_owned()),
-                source: format!("{} by mmdebstrap: {}", self.sources.replace('\n', "; "), self.packages),
+                ..Manifest::new(&self.name, Kind::Linux, self.arch, source)
             },
         })
     }
