@@ -1,5 +1,6 @@
 //! The command line: one set of definitions, from which parsing, help, completions and man pages come.
 
+mod image;
 mod spec;
 mod values;
 mod verbs;
@@ -8,6 +9,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, ValueEnum};
 
+pub(super) use image::*;
 pub(super) use spec::{SetFlags, SpecFlags};
 pub(super) use values::{Place, WaitFor};
 pub(super) use verbs::*;

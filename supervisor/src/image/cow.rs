@@ -112,7 +112,8 @@ fn share(path: &Path, base: &Path, format: DiskFormat, size: Option<Size>) -> Re
         move |source| OverlayError::Io { what, path, source }
     };
     let source = File::open(base).map_err(io("open", base))?;
-    let target = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(io("write", path))?;
+    let target =
+        File::options().write(true).create_new(true).mode(0o600).open(path).map_err(io("write", path))?;
     match sparse::share(&source, &target) {
         Ok(()) => {}
         Err(e) if sparse::cannot_share(&e) => {

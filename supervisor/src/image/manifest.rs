@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{ImageError, io_error};
 use super::contents::Firmware;
+use super::error::{ImageError, io_error};
 use super::{ImageName, digest, sparse};
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Kind};
@@ -53,9 +53,6 @@ pub struct Manifest {
     /// The guest runs an SSH server.
     #[serde(default)]
     pub ssh: bool,
-    /// The guest has cloud-init.
-    #[serde(default)]
-    pub cloud_init: bool,
     /// What the system on the disk calls itself, where that was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<String>,
@@ -65,6 +62,9 @@ pub struct Manifest {
     /// systemd's version, where it has one: 252 and later take credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systemd: Option<u32>,
+    /// The guest has cloud-init.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cloud_init: bool,
     /// The sign of readiness that fits this image, in `--wait` syntax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
@@ -290,10 +290,10 @@ impl Manifest {
             append: String::new(),
             agent: false,
             ssh: false,
+            systemd: None,
             cloud_init: false,
             os: None,
             firmware: None,
-            systemd: None,
             ready: None,
             source,
             origin: None,

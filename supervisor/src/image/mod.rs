@@ -25,7 +25,7 @@ pub use error::ImageError;
 pub use kernel::{KernelError, KernelFormat, inspect_kernel};
 pub use manifest::{Draft, FirmwareBoot, Image, ImageDisk, MANIFEST_SCHEMA, Manifest, Origin, Part};
 pub use name::{ImageName, ImageNameError};
-pub use store::{Embedded, ImageStore, Listing};
+pub use store::{Embedded, ImageStore, Listing, Pruned};
 
 use crate::spec::Arch;
 use crate::store::Home;

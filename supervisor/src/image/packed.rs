@@ -29,6 +29,7 @@ pub enum PackedError {
 }
 
 /// How a kernel is packed.
+#[derive(Clone, Copy)]
 enum Packing<'a> {
     Gzip(&'a [u8]),
     Zstd(&'a [u8]),
@@ -71,7 +72,8 @@ fn packing(bytes: &[u8]) -> Result<Option<Packing<'_>>, PackedError> {
         let word: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
         usize::try_from(u32::from_le_bytes(word)).ok()
     };
-    let payload = word(8).zip(word(12)).and_then(|(offset, size)| bytes.get(offset..offset.checked_add(size)?));
+    let payload =
+        word(8).zip(word(12)).and_then(|(offset, size)| bytes.get(offset..offset.checked_add(size)?));
     let payload = payload.ok_or(PackedError::Header)?;
     let name = bytes.get(24..56).ok_or(PackedError::Header)?;
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -90,7 +92,8 @@ fn read(packing: Packing<'_>, limit: u64) -> Result<Vec<u8>, PackedError> {
         }
         Packing::Zstd(bytes) => {
             let decoder = ruzstd::decoding::StreamingDecoder::new(bytes);
-            let decoder = decoder.map_err(|e| PackedError::Data(io::Error::new(io::ErrorKind::InvalidData, e)))?;
+            let decoder =
+                decoder.map_err(|e| PackedError::Data(io::Error::new(io::ErrorKind::InvalidData, e)))?;
             decoder.take(limit + 1).read_to_end(&mut unpacked)
         }
     };
@@ -136,7 +139,12 @@ mod tests {
     fn kernels_come_out_as_they_went_in() {
         assert_eq!(unpack(&gzip(&image())).unwrap(), Some(image()));
         assert_eq!(unpack(&zboot(b"gzip", &gzip(&image()))).unwrap(), Some(image()));
-        let mut zstd = Command::new("zstd").args(["-q", "-c"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut zstd = Command::new("zstd")
+            .args(["-q", "-c"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         zstd.stdin.take().unwrap().write_all(&image()).unwrap();
         let packed = zstd.wait_with_output().unwrap().stdout;
         assert_eq!(unpack(&zboot(b"zstd22", &packed)).unwrap(), Some(image()));

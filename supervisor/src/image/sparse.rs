@@ -121,7 +121,7 @@ mod tests {
             file.write_all_at(b"hello\n", at).unwrap();
         }
         // Zeros that are written, not left out.
-        file.write_all_at(&[0; 1 << 20], 1 << 30).unwrap();
+        file.write_all_at(&vec![0; 1 << 20], 1 << 30).unwrap();
         file
     }
 
@@ -157,7 +157,7 @@ mod tests {
     fn a_file_shorter_than_it_was_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let source = new(folder.path(), "short");
-        source.write_all_at(&[1; 100_000], 0).unwrap();
+        source.write_all_at(&vec![1; 100_000], 0).unwrap();
         for (name, size) in [("a", 100_001), ("b", 1 << 30)] {
             let error = copy(&source, &new(folder.path(), name), size).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);

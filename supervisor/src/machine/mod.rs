@@ -62,6 +62,8 @@ pub struct Resources {
     pub initrd: Option<PathBuf>,
     /// The whole kernel command line, with [`kernel_words`]; unused without a kernel.
     pub append: String,
+    /// Firmware in place of the machine's own, to boot the disk by; unused with a kernel.
+    pub bios: Option<PathBuf>,
     /// The VM's own disk.
     pub disk: Option<Disk>,
     /// Guest RAM.
@@ -279,6 +281,8 @@ pub fn arguments(
         if !resources.append.is_empty() {
             list.value("-append", resources.append.as_str());
         }
+    } else if let Some(bios) = &resources.bios {
+        list.value("-bios", text(bios)?);
     }
     list.0.extend(spec.qemu_args.iter().cloned());
     Ok(list.0)
@@ -320,7 +324,8 @@ fn check(spec: &VmSpec, qemu: &QemuFacts, board: Board, resources: &Resources) -
         let program = qemu.path.display().to_string();
         return Err(MachineError::WrongQemu { program, qemu: qemu.arch, wanted: spec.arch });
     }
-    let firmware_boots = board == Board::Q35 && resources.disk.is_some();
+    let firmware = board == Board::Q35 || (board == Board::Virt && resources.bios.is_some());
+    let firmware_boots = firmware && resources.disk.is_some();
     if resources.kernel.is_none() && !firmware_boots {
         return Err(MachineError::NothingToBoot { machine: board });
     }

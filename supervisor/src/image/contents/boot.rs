@@ -1,9 +1,9 @@
 //! Which kernel a system boots, and what its guest understands.
 
+use super::NoDirectBoot;
 use super::grub;
 use super::partitions::Partition;
 use super::tree::{Tree, TreeError};
-use super::NoDirectBoot;
 use crate::image::kernel::{self, KernelFormat};
 use crate::spec::Arch;
 
@@ -95,7 +95,8 @@ fn systemd_version(library: &str) -> Option<u32> {
 /// `PRETTY_NAME` of os-release(5).
 fn pretty_name(release: &str) -> Option<String> {
     let value = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
-    let name: String = value.trim_matches(['"', '\'']).chars().filter(|c| !c.is_control()).take(100).collect();
+    let name: String =
+        value.trim_matches(['"', '\'']).chars().filter(|c| !c.is_control()).take(100).collect();
     (!name.is_empty()).then_some(name)
 }
 
@@ -112,7 +113,8 @@ pub(super) fn find(
     let at = |path: String| BootPath { path, separate: !std::ptr::eq(tree, root) };
     let mut chosen = configured(tree, folder)?;
     if chosen.is_none() {
-        chosen = newest(tree, folder)?.map(|(kernel, initrd)| grub::Entry { kernel, initrd, words: Vec::new() });
+        chosen =
+            newest(tree, folder)?.map(|(kernel, initrd)| grub::Entry { kernel, initrd, words: Vec::new() });
     }
     let Some(entry) = chosen else { return Ok(Err(NoDirectBoot::NoKernel)) };
 
@@ -266,7 +268,10 @@ mod tests {
         let line = |words: &str, uuid| {
             command_line(words.split_whitespace().map(str::to_owned).collect(), &partition(uuid))
         };
-        assert_eq!(line("quiet console=ttyS0 net.ifnames=0", Some("0b-1")), "root=PARTUUID=0b-1 net.ifnames=0 ro");
+        assert_eq!(
+            line("quiet console=ttyS0 net.ifnames=0", Some("0b-1")),
+            "root=PARTUUID=0b-1 net.ifnames=0 ro"
+        );
         assert_eq!(line("root=LABEL=x rw splash a=1", Some("0b-1")), "root=LABEL=x rw a=1");
         assert_eq!(line("", None), "root=/dev/vda ro");
     }

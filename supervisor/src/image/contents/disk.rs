@@ -87,7 +87,11 @@ impl ReadAt for GuestDisk {
         }
         match self.left.get().checked_sub(length) {
             Some(left) => self.left.set(left),
-            None => return Err(io::Error::other("finding out what is in the disk takes more reading than it is worth")),
+            None => {
+                return Err(io::Error::other(
+                    "finding out what is in the disk takes more reading than it is worth",
+                ));
+            }
         }
         self.access.read(buffer, offset)
     }
@@ -95,7 +99,7 @@ impl ReadAt for GuestDisk {
 
 impl fmt::Debug for GuestDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GuestDisk").field("size", &self.size()).field("left", &self.left.get()).finish()
+        f.debug_struct("GuestDisk").field("size", &self.size()).field("left", &self.left.get()).finish_non_exhaustive()
     }
 }
 

@@ -30,10 +30,11 @@ pub fn first_entry(script: &str) -> Option<Entry> {
             }
             Some("linux" | "linux16" | "linuxefi") => {
                 first = first.or(current.take());
-                current = words
-                    .next()
-                    .filter(|kernel| !kernel.contains('$'))
-                    .map(|kernel| Entry { kernel, initrd: None, words: words.filter(|word| !word.contains('$')).collect() });
+                current = words.next().filter(|kernel| !kernel.contains('$')).map(|kernel| Entry {
+                    kernel,
+                    initrd: None,
+                    words: words.filter(|word| !word.contains('$')).collect(),
+                });
             }
             Some("initrd" | "initrd16" | "initrdefi") => {
                 if let (Some(mut entry), Some(initrd)) = (current.take(), words.next()) {
@@ -52,11 +53,17 @@ pub fn first_entry(script: &str) -> Option<Entry> {
 #[must_use]
 pub fn default_words(script: &str) -> Vec<String> {
     let value = |name: &str| {
-        let lines = script.lines().rev().filter_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix('='));
+        let lines =
+            script.lines().rev().filter_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix('='));
         lines.map(|value| split(value).into_iter().next().unwrap_or_default()).next().unwrap_or_default()
     };
     let words = [value("GRUB_CMDLINE_LINUX_DEFAULT"), value("GRUB_CMDLINE_LINUX")];
-    words.iter().flat_map(|words| words.split_whitespace()).filter(|w| !w.contains(['$', '`'])).map(str::to_owned).collect()
+    words
+        .iter()
+        .flat_map(|words| words.split_whitespace())
+        .filter(|w| !w.contains(['$', '`']))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Splits a line as a shell does: by blanks outside quotes, up to a comment.

@@ -84,19 +84,19 @@ impl Contents {
     /// # Errors
     /// When its partition table or an ext4 file system is damaged.
     pub fn of(disk: GuestDisk) -> Result<Self, ContentsError> {
-        Self::read(Rc::new(disk))
+        Self::read(&(Rc::new(disk) as Rc<dyn ReadAt>))
     }
 
-    fn read(disk: Rc<dyn ReadAt>) -> Result<Self, ContentsError> {
-        let table = partitions::read(&*disk)?;
+    fn read(disk: &Rc<dyn ReadAt>) -> Result<Self, ContentsError> {
+        let table = partitions::read(&**disk)?;
         let efi = table.partitions.iter().any(|partition| partition.role == Role::Efi);
         let bios = table.boot_code;
         let whole = Partition { number: 0, start: 0, length: disk.size(), uuid: None, role: Role::Other };
         let places = if table.partitions.is_empty() { vec![whole] } else { table.partitions };
         let (mut trees, mut others) = (Vec::new(), Vec::new());
         for partition in places {
-            match file_system(&*disk, &partition) {
-                Some("ext4") => trees.push((Tree::open(&disk, &partition)?, partition)),
+            match file_system(&**disk, &partition) {
+                Some("ext4") => trees.push((Tree::open(disk, &partition)?, partition)),
                 Some(other) if partition.role == Role::Other => others.push(other),
                 _ => {}
             }

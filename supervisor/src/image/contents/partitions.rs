@@ -190,7 +190,9 @@ fn read_gpt(disk: &dyn ReadAt) -> Result<Vec<Partition>, PartitionError> {
     }
     let mut partitions = Vec::new();
     for index in 0..header.number_of_partition_entries.to_u32() {
-        let Some(entry) = entries.get_partition_entry(index).filter(|entry| entry.is_used()) else { continue };
+        let Some(entry) = entries.get_partition_entry(index).filter(|entry| entry.is_used()) else {
+            continue;
+        };
         let number = index + 1;
         let range = entry.lba_range().ok_or(PartitionError::Outside { number })?;
         if range.end().to_u64() >= sectors {
@@ -230,7 +232,8 @@ fn read_mbr(sector: &[u8; SECTOR], size: u64) -> Result<Vec<Partition>, Partitio
     let mut partitions = Vec::new();
     for (index, number) in (0..4).zip(1..) {
         let record = record(index);
-        let (kind, start, length) = (record[4], u64::from(le32(&record[8..12])), u64::from(le32(&record[12..16])));
+        let (kind, start, length) =
+            (record[4], u64::from(le32(&record[8..12])), u64::from(le32(&record[12..16])));
         // Empty, an extended one, or the one that protects a GPT.
         if kind == 0 || length == 0 || matches!(kind, 0x05 | 0x0f | 0x85 | 0xee) {
             continue;

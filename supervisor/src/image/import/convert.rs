@@ -73,9 +73,8 @@ pub(super) fn convert(source: &Path, file: &File, format: Foreign, target: &Path
 fn stands_alone(file: &File) -> Result<(), String> {
     let mut header = [0; 44];
     file.read_exact_at(&mut header, 0).map_err(|_| "it is cut off within its header".to_owned())?;
-    let long = |at: usize| {
-        header[at..at + 8].iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
-    };
+    let long =
+        |at: usize| header[at..at + 8].iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
     let joined = "join them: qemu-img convert -O qcow2 FILE joined.qcow2";
     if long(12) == 0 {
         // QEMU then goes by the description alone, which may name any file.
@@ -92,7 +91,9 @@ fn stands_alone(file: &File) -> Result<(), String> {
     file.read_exact_at(&mut text, place).map_err(|_| "it is cut off within its description".to_owned())?;
     let text = String::from_utf8_lossy(&text);
     let setting = |name: &str| {
-        text.lines().find_map(|line| Some(line.trim().strip_prefix(name)?.trim_start().strip_prefix('=')?.trim().to_owned()))
+        text.lines().find_map(|line| {
+            Some(line.trim().strip_prefix(name)?.trim_start().strip_prefix('=')?.trim().to_owned())
+        })
     };
     let parent = setting("parentCID").filter(|id| !id.eq_ignore_ascii_case("ffffffff"));
     if parent.is_some() || setting("parentFileNameHint").is_some() {

@@ -68,20 +68,31 @@ pub fn identify(start: &[u8]) -> Result<Format, &'static str> {
 /// What is known, and not to be had.
 fn refuse(start: &[u8]) -> Result<(), &'static str> {
     let at = |offset: usize, mark: &[u8]| start.get(offset..offset + mark.len()) == Some(mark);
-    if at(0, b"\x1f\x8b") || at(0, b"\xfd7zXZ\0") || at(0, b"\x28\xb5\x2f\xfd") || at(0, b"BZh") || at(0, b"PK\x03\x04") {
+    if at(0, b"\x1f\x8b")
+        || at(0, b"\xfd7zXZ\0")
+        || at(0, b"\x28\xb5\x2f\xfd")
+        || at(0, b"BZh")
+        || at(0, b"PK\x03\x04")
+    {
         return Err("it looks like compressed data; unpack it first");
     }
     if at(257, b"ustar") {
         return Err("it looks like a tar archive; unpack it first and import the disk in it");
     }
     if at(0, b"# Disk DescriptorFile") || at(0, b"COWD") {
-        return Err("it looks like a VMware disk in several files; join them: qemu-img convert -O qcow2 FILE joined.qcow2");
+        return Err(
+            "it looks like a VMware disk in several files; join them: qemu-img convert -O qcow2 FILE joined.qcow2",
+        );
     }
     if at(0, b"conectix") {
-        return Err("it looks like a disk of Virtual PC (VHD); convert it: qemu-img convert -f vpc -O qcow2 FILE disk.qcow2");
+        return Err(
+            "it looks like a disk of Virtual PC (VHD); convert it: qemu-img convert -f vpc -O qcow2 FILE disk.qcow2",
+        );
     }
     if at(0, b"<<< ") {
-        return Err("it looks like a disk of VirtualBox (VDI); convert it: qemu-img convert -f vdi -O qcow2 FILE disk.qcow2");
+        return Err(
+            "it looks like a disk of VirtualBox (VDI); convert it: qemu-img convert -f vdi -O qcow2 FILE disk.qcow2",
+        );
     }
     if at(0x8001, b"CD001") {
         return Err("it looks like a CD image, and those are installers; import an installed disk");
@@ -107,7 +118,9 @@ mod tests {
         assert_eq!(identify(&with(0, b"QFI\xfb")), Ok(Format::Qcow2));
         assert_eq!(identify(&with(0, b"KDMV")), Ok(Format::Vmdk));
         assert_eq!(identify(&with(0, b"vhdxfile")), Ok(Format::Vhdx));
-        for (offset, mark) in [(510, &b"\x55\xaa"[..]), (0x438, b"\x53\xef"), (0, b"XFSB"), (0x1_0040, b"_BHRfS_M")] {
+        for (offset, mark) in
+            [(510, &b"\x55\xaa"[..]), (0x438, b"\x53\xef"), (0, b"XFSB"), (0x1_0040, b"_BHRfS_M")]
+        {
             assert_eq!(identify(&with(offset, mark)), Ok(Format::Raw));
         }
         assert_eq!(identify(&[0; 4096]), Ok(Format::Raw));

@@ -16,7 +16,8 @@ use super::contents::{Contents, ContentsError, Firmware, GuestDisk, TreeError};
 use super::manifest::{FirmwareBoot, Origin};
 use super::packed::{self, PackedError};
 use super::{
-    Draft, Image, ImageError, ImageName, ImageStore, KernelError, Manifest, inspect_kernel, overlay, sparse,
+    Draft, Image, ImageError, ImageName, ImageNameError, ImageStore, KernelError, Manifest, inspect_kernel,
+    overlay, sparse,
 };
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Kind};
@@ -136,6 +137,14 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImportEr
     move |source| ImportError::Io { what, path: path.to_owned(), source }
 }
 
+/// The name for an image of a file, by the file's.
+///
+/// # Errors
+/// When it gives none.
+pub fn name_of(file: &Path) -> Result<ImageName, ImageNameError> {
+    super::name::of_file(&file.file_name().unwrap_or_default().to_string_lossy())
+}
+
 /// Makes an image of a file and puts it into the store, in place of one of the same name.
 ///
 /// # Errors
@@ -160,7 +169,11 @@ pub fn import(store: &ImageStore, request: &ImportRequest<'_>) -> Result<Image, 
     let unchanged = |work: &Work<'_>| -> Result<(), ImportError> {
         let now = work.file.metadata().map_err(failed("read", path))?;
         let mark = |about: &fs::Metadata| (about.len(), about.mtime(), about.mtime_nsec());
-        if request.owned || mark(&now) == mark(&before) { Ok(()) } else { Err(ImportError::Changed(path.to_owned())) }
+        if request.owned || mark(&now) == mark(&before) {
+            Ok(())
+        } else {
+            Err(ImportError::Changed(path.to_owned()))
+        }
     };
     let drafted = match format {
         Format::Kernel(..) => work.kernel(),
@@ -194,7 +207,10 @@ impl Work<'_> {
     fn kernel(&self) -> Result<Draft, ImportError> {
         let path = self.request.file;
         if self.size > LARGEST_KERNEL {
-            return Err(ImportError::Unusable { path: self.path(), what: "it is larger than any kernel".to_owned() });
+            return Err(ImportError::Unusable {
+                path: self.path(),
+                what: "it is larger than any kernel".to_owned(),
+            });
         }
         let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(0)];
         self.file.read_exact_at(&mut bytes, 0).map_err(failed("read", path))?;
@@ -263,7 +279,9 @@ impl Work<'_> {
         let wrong = |source| ImportError::Contents { path: self.path(), source };
         let virtual_size = overlay::virtual_size(&disk, format)
             .map_err(|e| ImportError::Unusable { path: self.path(), what: e.to_string() })?;
-        let open = File::open(&disk).and_then(|file| GuestDisk::open(&file, format)).map_err(failed("read", &disk))?;
+        let open = File::open(&disk)
+            .and_then(|file| GuestDisk::open(&file, format))
+            .map_err(failed("read", &disk))?;
         let contents = Contents::of(open).map_err(wrong)?;
         let (mut kernel, mut initrd, mut boots) = (None, None, None);
         let mut why = String::new();
@@ -314,7 +332,9 @@ impl Work<'_> {
         files: &super::contents::BootFiles,
     ) -> Result<(Option<PathBuf>, Option<PathBuf>), Refused> {
         let wrong = |source: TreeError| match source {
-            TreeError::Write { source, .. } => ImportError::Io { what: "write", path: self.folder.to_owned(), source },
+            TreeError::Write { source, .. } => {
+                ImportError::Io { what: "write", path: self.folder.to_owned(), source }
+            }
             source => ImportError::Contents { path: self.path(), source: source.into() },
         };
         let mut bytes = Vec::new();

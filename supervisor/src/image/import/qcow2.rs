@@ -37,13 +37,17 @@ pub enum Qcow2Error {
     #[error("its format has the version {0}, and only 2 and 3 are known")]
     Version(u32),
     /// It stands on another file.
-    #[error("it stands on another file (`{0}`), and an image stands alone; join them: qemu-img convert -O qcow2 FILE joined.qcow2")]
+    #[error(
+        "it stands on another file (`{0}`), and an image stands alone; join them: qemu-img convert -O qcow2 FILE joined.qcow2"
+    )]
     Backing(String),
     /// It is encrypted.
     #[error("it is encrypted, and an image is shared by VMs; decrypt it first, with qemu-img convert")]
     Encrypted,
     /// Its content lies in another file.
-    #[error("its content lies in another file (an external data file); join them: qemu-img convert -O qcow2 FILE joined.qcow2")]
+    #[error(
+        "its content lies in another file (an external data file); join them: qemu-img convert -O qcow2 FILE joined.qcow2"
+    )]
     ExternalData,
     /// Marked as damaged by QEMU.
     #[error("QEMU has marked it as damaged; try `qemu-img check -r all`")]
@@ -91,15 +95,16 @@ fn parse(bytes: &[u8], file: &dyn ReadAt) -> Result<Header, Qcow2Error> {
         let word = bytes.get(at..at + 4).and_then(|word| word.try_into().ok());
         word.map(u32::from_be_bytes).ok_or(Qcow2Error::Short)
     };
-    let long = |at: usize| -> Result<u64, Qcow2Error> {
-        Ok(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?))
-    };
+    let long =
+        |at: usize| -> Result<u64, Qcow2Error> { Ok(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?)) };
     let version = word(4)?;
     if !(2..=3).contains(&version) {
         return Err(Qcow2Error::Version(version));
     }
     let features = if version == 3 { long(72)? } else { 0 };
-    for (bit, error) in [(1, Qcow2Error::MarkedCorrupt), (2, Qcow2Error::ExternalData), (0, Qcow2Error::Dirty)] {
+    for (bit, error) in
+        [(1, Qcow2Error::MarkedCorrupt), (2, Qcow2Error::ExternalData), (0, Qcow2Error::Dirty)]
+    {
         if features & 1 << bit != 0 {
             return Err(error);
         }

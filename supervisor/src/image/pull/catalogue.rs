@@ -72,13 +72,17 @@ mod tests {
     #[test]
     fn every_image_is_there_for_both_instruction_sets_and_can_be_mirrored() {
         let catalogue = Catalogue::read().unwrap();
-        let expected = ["debian:12-genericcloud", "debian:12-nocloud", "debian:13-genericcloud", "debian:13-nocloud"];
+        let expected =
+            ["debian:12-genericcloud", "debian:12-nocloud", "debian:13-genericcloud", "debian:13-nocloud"];
         assert_eq!(catalogue.names(), expected);
         for name in expected {
             name.parse::<ImageName>().unwrap();
             for (arch, word) in [(Arch::X86_64, "amd64"), (Arch::Aarch64, "arm64")] {
                 let entry = catalogue.find(name, arch, Some("http://mirror.example/cloud/")).unwrap();
-                assert!(entry.url.starts_with("http://mirror.example/cloud/") && entry.url.contains(word), "{entry:?}");
+                assert!(
+                    entry.url.starts_with("http://mirror.example/cloud/") && entry.url.contains(word),
+                    "{entry:?}"
+                );
                 assert!(entry.sums.starts_with("http://mirror.example/cloud/"), "{entry:?}");
                 let own = catalogue.find(name, arch, None).unwrap();
                 assert!(own.url.starts_with("https://") && own.sums.ends_with("/SHA512SUMS"), "{own:?}");

@@ -13,11 +13,8 @@ use ureq::{Agent, Proxy};
 /// The most redirects that are followed.
 const REDIRECTS: usize = 10;
 /// Where distributions keep the certificates that they trust: Debian, Fedora, openSUSE.
-const CERTIFICATES: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-];
+const CERTIFICATES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
 /// Why something cannot be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +135,8 @@ impl Fetcher {
                     return Ok(Answer { url, limit: self.limit, status, headers: parts.headers, body });
                 }
                 301 | 302 | 303 | 307 | 308 => {
-                    let target = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+                    let target =
+                        response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
                     let Some(target) = target.and_then(|target| join(&uri, target)) else {
                         return Err(HttpError::Redirects(url));
                     };
@@ -170,7 +168,11 @@ impl Fetcher {
         }
     }
 
-    fn ask(&self, uri: &Uri, from: Option<From<'_>>) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+    fn ask(
+        &self,
+        uri: &Uri,
+        from: Option<From<'_>>,
+    ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
         let mut request = self.agent(uri).get(uri);
         if let Some(from) = from {
             request = request.header(header::RANGE, format!("bytes={}-", from.offset));
@@ -216,7 +218,11 @@ impl Answer {
             let url = self.url.clone();
             let silent = source.kind() == io::ErrorKind::TimedOut
                 || matches!(source.get_ref().and_then(|e| e.downcast_ref()), Some(ureq::Error::Timeout(_)));
-            if silent { HttpError::Silent { url, limit: self.limit } } else { HttpError::Broken { url, source } }
+            if silent {
+                HttpError::Silent { url, limit: self.limit }
+            } else {
+                HttpError::Broken { url, source }
+            }
         })
     }
 
@@ -228,7 +234,8 @@ impl Answer {
     /// Of a part: its first byte. Of what is not there (416): the size of the whole, as the second.
     pub(super) fn range(&self) -> (Option<u64>, Option<u64>) {
         // RFC 9110, 14.4: "bytes 42-1233/1234", "bytes */1234".
-        let Some(range) = self.header(header::CONTENT_RANGE).and_then(|text| text.strip_prefix("bytes ")) else {
+        let Some(range) = self.header(header::CONTENT_RANGE).and_then(|text| text.strip_prefix("bytes "))
+        else {
             return (None, None);
         };
         let (part, whole) = range.split_once('/').unwrap_or((range, "*"));

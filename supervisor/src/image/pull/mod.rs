@@ -112,7 +112,9 @@ pub enum PullError {
     #[error(transparent)]
     Http(#[from] HttpError),
     /// The content is not what was published.
-    #[error("{url} is not what its publisher made: its digest is {found} instead of {expected}; it was thrown away")]
+    #[error(
+        "{url} is not what its publisher made: its digest is {found} instead of {expected}; it was thrown away"
+    )]
     WrongSum {
         /// What was fetched.
         url: String,
@@ -177,7 +179,8 @@ pub fn pull(
     let present = || {
         let image = store.get(source.name.as_str()).ok()?;
         let same = image.manifest.origin.as_ref().is_some_and(|origin| origin.digest == sum.to_string());
-        let whole = image.manifest.parts().into_iter().flatten().all(|part| image.folder.join(&part.file).exists());
+        let whole =
+            image.manifest.parts().into_iter().flatten().all(|part| image.folder.join(&part.file).exists());
         (same && whole).then_some(image)
     };
     if let Some(image) = present() {
@@ -196,9 +199,11 @@ pub fn pull(
         let resumed = part.have() > 0;
         download(&fetcher, &source.url, &text, &mut part, progress)?;
         progress(PullProgress::Checking);
-        let found = sum
-            .of_same_kind(part.path())
-            .map_err(|source| PullError::Io { what: "read", path: part.path().to_owned(), source })?;
+        let found = sum.of_same_kind(part.path()).map_err(|source| PullError::Io {
+            what: "read",
+            path: part.path().to_owned(),
+            source,
+        })?;
         if found == sum {
             break;
         }
@@ -213,8 +218,13 @@ pub fn pull(
     }
     progress(PullProgress::Importing);
     let origin = Origin { url: source.url.clone(), digest: text };
-    let request =
-        ImportRequest { file: part.path(), name: source.name, arch: source.arch, origin: Some(origin), owned: true };
+    let request = ImportRequest {
+        file: part.path(),
+        name: source.name,
+        arch: source.arch,
+        origin: Some(origin),
+        owned: true,
+    };
     let imported = import(store, &request);
     match &imported {
         // With room, the next attempt will do.
@@ -291,7 +301,9 @@ fn download(
         match attempt(fetcher, url, sum, part, progress) {
             Ok(()) => return Ok(()),
             // The server may be well again in a moment; silence has a limit of its own, and is told.
-            Err(PullError::Http(HttpError::Broken { .. })) if part.have() > before || in_vain + 1 < ATTEMPTS => {
+            Err(PullError::Http(HttpError::Broken { .. }))
+                if part.have() > before || in_vain + 1 < ATTEMPTS =>
+            {
                 in_vain = if part.have() > before { 0 } else { in_vain + 1 };
                 progress(PullProgress::Resuming);
             }
@@ -330,7 +342,8 @@ fn attempt(
     let total = answer.length().map(|length| part.have().saturating_add(length));
     if let (Some(total), Some(folder)) = (total, part.path().parent())
         && let Ok(space) = Space::of(folder)
-        && let Some(missing) = (total - part.have()).checked_sub(space.available).filter(|missing| *missing > 0)
+        && let Some(missing) =
+            (total - part.have()).checked_sub(space.available).filter(|missing| *missing > 0)
     {
         return Err(PullError::NoRoom { url: url.to_owned(), missing, folder: folder.to_owned() });
     }

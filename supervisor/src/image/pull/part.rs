@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::PullError;
-use crate::image::digest;
+use crate::image::{Pruned, digest};
 use crate::store::Lock;
 
 /// A download, which nobody else works at as long as this lives.
@@ -106,14 +106,20 @@ impl Part {
     }
 
     /// Notes the server's mark, before the first byte of that file is written.
-    pub(super) fn set_mark(&mut self, url: &str, sum: Option<&str>, mark: Option<String>) -> Result<(), PullError> {
+    pub(super) fn set_mark(
+        &mut self,
+        url: &str,
+        sum: Option<&str>,
+        mark: Option<String>,
+    ) -> Result<(), PullError> {
         self.mark = mark;
         self.note(url, sum)
     }
 
     fn note(&self, url: &str, sum: Option<&str>) -> Result<(), PullError> {
         let notes = Notes { url: url.to_owned(), sum: sum.map(str::to_owned), mark: self.mark.clone() };
-        let text = serde_json::to_vec(&notes).map_err(io::Error::from).map_err(failed("write", &self.notes))?;
+        let text =
+            serde_json::to_vec(&notes).map_err(io::Error::from).map_err(failed("write", &self.notes))?;
         fs::write(&self.notes, text).map_err(failed("write", &self.notes))
     }
 
@@ -142,14 +148,14 @@ impl Part {
     }
 }
 
-/// Removes the parts in a folder at which nobody works, or only says how much that would free, in bytes.
-pub(crate) fn sweep(folder: &Path, dry: bool) -> io::Result<u64> {
+/// Removes the parts in a folder at which nobody works, or only says which.
+pub(crate) fn sweep(folder: &Path, dry: bool) -> io::Result<Vec<Pruned>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
-    let mut freed = 0;
+    let mut freed = Vec::new();
     for entry in entries {
         let path = entry?.path();
         if path.extension().is_none_or(|suffix| suffix != "part") {
@@ -157,7 +163,7 @@ pub(crate) fn sweep(folder: &Path, dry: bool) -> io::Result<u64> {
         }
         let lock_path = path.with_extension("lock");
         let Ok(Some(_lock)) = Lock::try_take(&lock_path) else { continue };
-        freed += fs::metadata(&path).map_or(0, |about| about.len());
+        let bytes = fs::metadata(&path).map_or(0, |about| about.len());
         if !dry {
             for path in [&path, &path.with_extension("json"), &lock_path] {
                 match fs::remove_file(path) {
@@ -166,6 +172,7 @@ pub(crate) fn sweep(folder: &Path, dry: bool) -> io::Result<u64> {
                 }
             }
         }
+        freed.push(Pruned { path, bytes });
     }
     Ok(freed)
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
 
-use sha2::{Digest as _, Sha256, Sha512};
+use sha2::{Sha256, Sha512};
 
 /// A digest of a file, as its publisher gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
