@@ -99,7 +99,10 @@ impl ReadAt for GuestDisk {
 
 impl fmt::Debug for GuestDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GuestDisk").field("size", &self.size()).field("left", &self.left.get()).finish_non_exhaustive()
+        f.debug_struct("GuestDisk")
+            .field("size", &self.size())
+            .field("left", &self.left.get())
+            .finish_non_exhaustive()
     }
 }
 

@@ -195,8 +195,8 @@ pub fn pull(
         progress(PullProgress::Present);
         return Ok(image);
     }
+    let mut again = true;
     loop {
-        let resumed = part.have() > 0;
         download(&fetcher, &source.url, &text, &mut part, progress)?;
         progress(PullProgress::Checking);
         let found = sum.of_same_kind(part.path()).map_err(|source| PullError::Io {
@@ -207,8 +207,8 @@ pub fn pull(
         if found == sum {
             break;
         }
-        if resumed {
-            // What was there before may have been of another file: once more, all of it.
+        if part.is_patchwork() && std::mem::take(&mut again) {
+            // Its pieces may have been of different files: once more, all of it.
             part.restart()?;
             continue;
         }
@@ -331,7 +331,7 @@ fn attempt(
         answer = fetcher.get(url, None)?;
     }
     match answer.status {
-        206 if answer.range().0 == Some(part.have()) => {}
+        206 if answer.range().0 == Some(part.have()) => part.patch(),
         200 => {
             // The server sends everything: it knows no ranges, or has another file now.
             part.restart()?;

@@ -18,6 +18,7 @@ pub(super) struct Part {
     lock_path: PathBuf,
     file: File,
     have: u64,
+    patchwork: bool,
     mark: Option<String>,
     _lock: Lock,
 }
@@ -69,11 +70,13 @@ impl Part {
             notes,
             lock_path,
             have: 0,
+            patchwork: false,
             mark: known.mark,
             _lock: lock,
         };
         if known.url == url && known.sum.as_deref() == sum {
             part.have = part.file.seek(SeekFrom::End(0)).map_err(failed("read", &part.path))?;
+            part.patchwork = part.have > 0;
         } else {
             part.restart()?;
         }
@@ -91,6 +94,16 @@ impl Part {
         self.have
     }
 
+    /// Notes that what follows comes by another answer than what there is.
+    pub(super) fn patch(&mut self) {
+        self.patchwork = true;
+    }
+
+    /// Whether it was put together of several answers, as far as this process knows.
+    pub(super) fn is_patchwork(&self) -> bool {
+        self.patchwork
+    }
+
     /// The server's mark of the file, as it was when its first byte came.
     pub(super) fn mark(&self) -> Option<&str> {
         self.mark.as_deref()
@@ -101,6 +114,7 @@ impl Part {
         self.file.set_len(0).map_err(failed("write", &self.path))?;
         self.file.rewind().map_err(failed("write", &self.path))?;
         self.have = 0;
+        self.patchwork = false;
         self.mark = None;
         Ok(())
     }
