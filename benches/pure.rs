@@ -122,6 +122,7 @@ fn resources() -> Resources {
         kernel: Some(PathBuf::from("/var/lib/midge/images/hello/kernel-0123456789ab")),
         initrd: None,
         append: String::new(),
+        bios: None,
         disk: None,
         ram: Ram::File(PathBuf::from("/run/midge/0.ram")),
         monitor_fd: 10,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 pub mod lan;
+pub mod web;
 
 use std::fs;
 use std::io::{BufReader, Read, Write};

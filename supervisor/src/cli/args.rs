@@ -1,5 +1,6 @@
 //! The command line: one set of definitions, from which parsing, help, completions and man pages come.
 
+mod image;
 mod net;
 mod spec;
 mod values;
@@ -9,6 +10,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, ValueEnum};
 
+pub(super) use image::*;
 pub(super) use net::*;
 pub(super) use spec::{SetFlags, SpecFlags};
 pub(super) use values::{Place, WaitFor};

@@ -3,10 +3,6 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use imago::FormatAccess;
-use imago::format::PreallocateMode;
-use imago::qcow2::Qcow2;
-
 use super::args::ImageBuildArgs;
 use super::context::Context;
 use super::exit::{ExitKind, Failed, io_kind};
@@ -14,8 +10,10 @@ use super::interrupt::Pipe as Signals;
 use super::output::Voice;
 use super::{names, output};
 use crate::image::build::{self, BuildError, BuildRequest, Progress};
-use crate::image::overlay::{self, OverlayError};
-use crate::image::{self, Image, ImageError, ImageName, ImageStore, Listing, Manifest};
+use crate::image::contents::Firmware;
+use crate::image::cow::{self, Cow, CowError};
+use crate::image::overlay::OverlayError;
+use crate::image::{self, Image, ImageError, ImageName, ImageStore, Listing, Manifest, Pruned, pull};
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Size};
 use crate::store::StoreError;
@@ -41,7 +39,7 @@ impl From<ImageError> for Failed {
     }
 }
 
-fn store(context: &Context) -> Result<ImageStore, Failed> {
+pub(super) fn store(context: &Context) -> Result<ImageStore, Failed> {
     Ok(image::store(context.home()?))
 }
 
@@ -66,7 +64,8 @@ fn whole_name<'a>(name: &'a str, known: impl IntoIterator<Item = &'a str>) -> &'
 pub(super) fn find(context: &Context, name: &str, may_build: bool) -> Result<Image, Failed> {
     let listing = list(context)?;
     let known: Vec<&str> = listing.images.iter().map(|image| image.manifest.name.as_str()).collect();
-    let whole = whole_name(name, known.iter().copied());
+    // `debian` may be a name of somebody's own.
+    let whole = if known.contains(&name) { name } else { whole_name(name, known.iter().copied()) };
     if known.contains(&whole) || listing.damaged.iter().any(|(folder, _)| folder == whole) {
         return Ok(store(context)?.get(whole)?);
     }
@@ -92,29 +91,38 @@ pub(super) fn find(context: &Context, name: &str, may_build: bool) -> Result<Ima
 pub(super) fn build_named(context: &Context, args: &ImageBuildArgs) -> Result<Image, Failed> {
     let whole = if args.name == "debian" { DEBIAN } else { &args.name };
     // What one was built with is not known by its name; the cache of builds knows.
-    let as_usual = !args.rebuild && args.with.is_empty() && args.mirror.is_none();
+    let as_usual = !args.rebuild && args.with.is_empty() && args.mirror.is_none() && !args.cloud_init;
     if as_usual && let Ok(image) = store(context)?.get(whole) {
         context.voice.note(format_args!("the image `{whole}` is there already; --rebuild makes it anew"));
         return Ok(image);
     }
     let usual = request(whole)?;
     let (with, mirror) = (args.with.clone(), args.mirror.clone());
-    build(context, &BuildRequest { with, mirror, fresh: args.rebuild, ..usual })
+    let arch = args.arch.unwrap_or(usual.arch);
+    let cloud_init = args.cloud_init;
+    build(context, &BuildRequest { with, mirror, arch, cloud_init, fresh: args.rebuild, ..usual })
 }
 
 /// The image of this name with nothing special about it.
 fn request(name: &str) -> Result<BuildRequest, Failed> {
     let release = name.parse().map_err(build_failed)?;
-    Ok(BuildRequest { release, arch: Arch::host(), with: Vec::new(), mirror: None, name: None, fresh: false })
+    Ok(BuildRequest {
+        release,
+        arch: Arch::host(),
+        cloud_init: false,
+        with: Vec::new(),
+        mirror: None,
+        name: None,
+        fresh: false,
+    })
 }
 
 /// Builds an image and shows on stderr how far it is. Ctrl-C ends it and leaves nothing behind.
 fn build(context: &Context, request: &BuildRequest) -> Result<Image, Failed> {
-    let cache = build::default_cache().unwrap_or_else(|| PathBuf::from("/var/cache/midge/images"));
     let signals =
         Signals::catch().map_err(|e| Failed::io("cannot look out for Ctrl-C during the build", e))?;
     let mut shown = ProgressLine::new(context.voice);
-    let built = build::build(&store(context)?, &cache, request, Some(signals.as_fd()), &mut |progress| {
+    let built = build::build(&store(context)?, &cache(), request, Some(signals.as_fd()), &mut |progress| {
         shown.show(&progress);
     });
     shown.end();
@@ -188,25 +196,40 @@ pub(super) fn verify(context: &Context, name: &str) -> Result<(), Failed> {
     Ok(store(context)?.verify(name)?)
 }
 
-/// Removes files of images that were replaced and on which no VM stands; answers the bytes freed.
-pub(super) fn prune(context: &Context) -> Result<u64, Failed> {
+/// Removes files of images that were replaced and on which no VM stands, or only says which; with the bytes of each.
+pub(super) fn prune(context: &Context, dry: bool) -> Result<Vec<Pruned>, Failed> {
     let home = context.home()?;
-    if !home.images().is_dir() {
-        return Ok(0);
-    }
     let users = users(context)?;
     let used: Vec<_> = users
         .iter()
         .flat_map(|(_, manifest)| {
             let folder = manifest.name.parse::<ImageName>().map(|name| home.images().join(name.folder()));
-            let disk = manifest.disk.as_ref().map(|disk| &disk.part);
-            let parts = [disk, manifest.kernel.as_ref(), manifest.initrd.as_ref()].into_iter().flatten();
-            folder.into_iter().flat_map(move |folder| {
-                parts.clone().map(move |part| folder.join(&part.file)).collect::<Vec<_>>()
+            folder.into_iter().flat_map(|folder| {
+                manifest.parts().into_iter().flatten().map(move |part| folder.join(&part.file))
             })
         })
         .collect();
-    Ok(store(context)?.prune(|path| used.iter().any(|used| used == path))?)
+    Ok(store(context)?.prune(|path| used.iter().any(|used| used == path), dry)?)
+}
+
+/// As [`prune`], and cut-off downloads and outdated builds too.
+pub(super) fn prune_all(context: &Context, dry: bool) -> Result<Vec<Pruned>, Failed> {
+    let mut pruned = prune(context, dry)?;
+    pruned.extend(
+        pull::sweep(&downloads(context)?, dry).map_err(|e| Failed::io("cannot clear the downloads", e))?,
+    );
+    pruned.extend(build::prune_cache(&cache(), dry)?);
+    Ok(pruned)
+}
+
+/// Where downloads lie until they are whole: on the file system of the store, to become a part of it by a link.
+pub(super) fn downloads(context: &Context) -> Result<PathBuf, Failed> {
+    Ok(context.home()?.state().join("downloads"))
+}
+
+/// Where images built before are kept.
+fn cache() -> PathBuf {
+    build::default_cache().unwrap_or_else(|| PathBuf::from("/var/cache/midge/images"))
 }
 
 /// The VMs that stand on an image, with that image as it was then.
@@ -226,59 +249,50 @@ fn users(context: &Context) -> Result<Vec<(String, Manifest)>, Failed> {
     Ok(users)
 }
 
-/// Makes a VM's own disk over that of its image, when the image has one.
-pub(super) fn make_disk(image: &Image, target: &Path, size: Option<Size>) -> Result<(), Failed> {
+/// Makes a VM's own disk of that of its image, when the image has one.
+pub(super) fn make_disk(image: &Image, folder: &Path, size: Option<Size>, cow: Cow) -> Result<(), Failed> {
     if let (Some(base), Some(disk)) = (image.disk(), &image.manifest.disk) {
-        overlay::create(target, &base, disk.format, size).map_err(disk_failed)?;
+        cow::make(folder, &base, disk.format, size, cow).map_err(disk_failed)?;
     }
     Ok(())
 }
 
-fn disk_failed(error: OverlayError) -> Failed {
+fn disk_failed(error: CowError) -> Failed {
     let kind = match &error {
-        OverlayError::Io { source, .. } if io_kind(source) == ExitKind::NoSpace => ExitKind::NoSpace,
-        OverlayError::Io { .. } => ExitKind::Other,
-        _ => ExitKind::Usage,
+        CowError::NoSharing(_) => ExitKind::HostUnfit,
+        CowError::Overlay(OverlayError::Io { source, .. }) if io_kind(source) == ExitKind::NoSpace => {
+            ExitKind::NoSpace
+        }
+        CowError::Overlay(OverlayError::Io { .. }) => ExitKind::Other,
+        CowError::Overlay(_) => ExitKind::Usage,
     };
     Failed::wrap(kind, error)
 }
 
 /// Makes a VM's disk larger. The VM is stopped.
-pub(super) fn grow_disk(disk: &Path, size: Size) -> Result<(), Failed> {
-    let failed = |e| Failed::io(format!("cannot make {} larger", disk.display()), e);
-    let now = overlay::virtual_size(disk, DiskFormat::Qcow2).map_err(disk_failed)?;
-    if size.bytes() < now {
-        let now = Size::from_bytes(now);
-        let text = format!("the disk is {now} and can only grow; {size} is smaller");
-        return Err(Failed::new(ExitKind::Usage, text));
+pub(super) fn grow_disk(disk: &Path, format: DiskFormat, size: Size) -> Result<(), Failed> {
+    match cow::grow(disk, format, size) {
+        Err(OverlayError::Shrinks { wanted, base }) => {
+            let text = format!("the disk is {base} and can only grow; {wanted} is smaller");
+            Err(Failed::new(ExitKind::Usage, text))
+        }
+        grown => grown.map_err(|e| disk_failed(e.into())),
     }
-    if size.bytes() == now {
-        return Ok(());
-    }
-    let qcow2 = Qcow2::<imago::file::File>::open_path(disk, true).map_err(failed)?;
-    let access = FormatAccess::new(qcow2);
-    access.resize_grow(size.bytes(), PreallocateMode::None).map_err(failed)?;
-    // Written out and to the disk before the record says so.
-    access.sync().map_err(failed)
+}
+
+/// What a user should know of an image's disk that its own firmware boots; nothing of others.
+pub(super) fn firmware_note(manifest: &Manifest) -> Option<String> {
+    let boot = manifest.firmware.as_ref()?;
+    let by = match boot.firmware {
+        Firmware::Bios => "SeaBIOS",
+        Firmware::Uefi => "UEFI firmware",
+    };
+    Some(format!("`{}` boots by {by}, more slowly than directly: {}", manifest.name, boot.why))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_disk_grows_and_is_still_a_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let (base, disk) = (folder.path().join("base.raw"), folder.path().join("disk.qcow2"));
-        std::fs::File::create(&base).unwrap().set_len(1 << 20).unwrap();
-        overlay::create(&disk, &base, DiskFormat::Raw, None).unwrap();
-        // Larger than one table of the format's first level covers.
-        let size = Size::from_mib(64 << 10);
-        grow_disk(&disk, size).unwrap();
-        assert_eq!(overlay::virtual_size(&disk, DiskFormat::Qcow2).unwrap(), size.bytes());
-        assert_eq!(grow_disk(&disk, Size::from_mib(1)).unwrap_err().kind, ExitKind::Usage);
-        grow_disk(&disk, size).unwrap();
-    }
 
     #[test]
     fn debian_is_the_newest_there_is() {

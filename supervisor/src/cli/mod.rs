@@ -12,6 +12,7 @@ mod describe;
 mod draft;
 mod evidence;
 mod exit;
+mod fetch;
 mod follow;
 mod images;
 mod interrupt;

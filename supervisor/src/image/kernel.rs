@@ -9,7 +9,7 @@ use crate::spec::Arch;
 
 /// How much of a file is looked at. ELF notes and Multiboot headers lie near the start: Multiboot's within 8 KiB
 /// (Multiboot Specification, 3.1.1), and linkers put notes before the code.
-const LOOKED_AT: u64 = 1 << 20;
+pub(super) const LOOKED_AT: u64 = 1 << 20;
 
 /// Formats that QEMU boots directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +108,22 @@ pub fn inspect_kernel(path: &Path, arch: Arch) -> Result<KernelFormat, KernelErr
             Err(KernelError::NoEntry(path.to_owned()))
         }
         Judgement::Kernel(format, _) => Ok(format),
+    }
+}
+
+/// What kernel a file is by its beginning, and for which instruction set, or for one of which only the name is known.
+pub(super) fn told(bytes: &[u8]) -> Option<(KernelFormat, Result<Arch, &'static str>)> {
+    match judge(bytes) {
+        Judgement::Kernel(format, arch) => Some((format, arch)),
+        Judgement::TooShort | Judgement::Looks(_) => None,
+    }
+}
+
+/// As [`told`], of kernels that QEMU boots directly, packed by gzip or not.
+pub(super) fn bootable(bytes: &[u8]) -> Option<(KernelFormat, Arch)> {
+    match told(bytes).or_else(|| super::packed::told(bytes))? {
+        (KernelFormat::Elf, Ok(Arch::X86_64)) | (_, Err(_)) => None,
+        (format, Ok(arch)) => Some((format, arch)),
     }
 }
 

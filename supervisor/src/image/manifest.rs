@@ -7,8 +7,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::contents::Firmware;
 use super::error::{ImageError, io_error};
-use super::{ImageName, digest};
+use super::{ImageName, digest, sparse};
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Kind};
 use crate::store::Home;
@@ -52,15 +53,47 @@ pub struct Manifest {
     /// The guest runs an SSH server.
     #[serde(default)]
     pub ssh: bool,
+    /// What the system on the disk calls itself, where that was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
+    /// Firmware boots the disk: there is no kernel to be handed to QEMU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<FirmwareBoot>,
     /// systemd's version, where it has one: 252 and later take credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systemd: Option<u32>,
+    /// The guest has cloud-init.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cloud_init: bool,
     /// The sign of readiness that fits this image, in `--wait` syntax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
     /// What it was made from and how, for people.
     #[serde(default)]
     pub source: String,
+    /// What was fetched to make it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// How a disk boots without a kernel beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirmwareBoot {
+    /// By which firmware.
+    pub firmware: Firmware,
+    /// Why no kernel could be taken out of it.
+    pub why: String,
+}
+
+/// What was fetched to make an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// From where.
+    pub url: String,
+    /// The publisher's digest of it, which it had: `sha512:` or `sha256:` and hexadecimal digits.
+    pub digest: String,
 }
 
 /// One file of an image.
@@ -241,6 +274,32 @@ impl Sealed {
 }
 
 impl Manifest {
+    /// One of an image made now, of which nothing else is known.
+    pub(super) fn new(name: &ImageName, kind: Kind, arch: Arch, source: String) -> Self {
+        let now = jiff::Timestamp::now();
+        Self {
+            schema: MANIFEST_SCHEMA,
+            name: name.to_string(),
+            digest: String::new(),
+            kind,
+            arch,
+            created: now.round(jiff::Unit::Second).unwrap_or(now).to_string(),
+            disk: None,
+            kernel: None,
+            initrd: None,
+            append: String::new(),
+            agent: false,
+            ssh: false,
+            systemd: None,
+            cloud_init: false,
+            os: None,
+            firmware: None,
+            ready: None,
+            source,
+            origin: None,
+        }
+    }
+
     /// The parts in the order of the digest: disk, kernel, initrd.
     #[must_use]
     pub fn parts(&self) -> [Option<&Part>; 3] {
@@ -270,8 +329,8 @@ impl Manifest {
     }
 }
 
-/// Puts `source` at `target` by link or, by way of `scratch` on the target's file system, by copy. `std::fs::copy` shares the
-/// blocks where the file system can (copy_file_range(2)).
+/// Puts `source` at `target` by link or, by way of `scratch` on the target's file system, by a copy that shares blocks where the file
+/// system can and keeps holes.
 fn place(source: &Path, target: &Path, scratch: &Path, part: &Part) -> Result<(), ImageError> {
     // A file of this digest may be there already, of the same content unless it was damaged since.
     let is_whole = |path: &Path| {
@@ -282,7 +341,11 @@ fn place(source: &Path, target: &Path, scratch: &Path, part: &Part) -> Result<()
         return Ok(());
     }
     if linked.is_err() {
-        fs::copy(source, scratch).map_err(io_error("write", scratch))?;
+        let copy = || {
+            let (from, to) = (File::open(source)?, File::create(scratch)?);
+            sparse::copy(&from, &to, from.metadata()?.len())
+        };
+        copy().map_err(io_error("write", scratch))?;
         fs::rename(scratch, target).map_err(io_error("write", target))?;
     }
     let seal = |file: File| {

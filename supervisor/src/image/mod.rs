@@ -1,23 +1,31 @@
 //! Images: immutable disks and kernels, each with a digest and a manifest.
 //!
-//! [`ImageStore`] keeps them, [`build`] makes those of Debian, [`overlay`] gives a VM a disk of its own on top of one, and
-//! [`kernel`] judges kernel files that users bring along.
+//! [`ImageStore`] keeps them. They come from [`build`] (Debian, of its packages), [`pull`] (the catalogue, or an address) and
+//! [`import`] (a file); [`contents`] finds out what is in a disk and how it boots. [`cow`] gives a VM a disk of its own, mostly as an
+//! [`overlay`], and [`kernel`] judges kernel files that users bring along.
 
 pub mod build;
+pub mod contents;
+pub mod cow;
 mod digest;
 mod error;
+pub mod firmware;
 pub mod hello;
+pub mod import;
 pub mod kernel;
 mod manifest;
 mod name;
 pub mod overlay;
+pub mod packed;
+pub mod pull;
+mod sparse;
 mod store;
 
 pub use error::ImageError;
 pub use kernel::{KernelError, KernelFormat, inspect_kernel};
-pub use manifest::{Draft, Image, ImageDisk, MANIFEST_SCHEMA, Manifest, Part};
+pub use manifest::{Draft, FirmwareBoot, Image, ImageDisk, MANIFEST_SCHEMA, Manifest, Origin, Part};
 pub use name::{ImageName, ImageNameError};
-pub use store::{Embedded, ImageStore, Listing};
+pub use store::{Embedded, ImageStore, Listing, Pruned};
 
 use crate::spec::Arch;
 use crate::store::Home;

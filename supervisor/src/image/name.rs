@@ -48,6 +48,19 @@ impl ImageName {
     }
 }
 
+/// The name for an image of a file: the file's, without the usual endings, in such characters as a name may have.
+pub(super) fn of_file(file: &str) -> Result<ImageName, ImageNameError> {
+    let known = ["qcow2", "img", "raw", "vmdk", "vhdx", "bin", "elf", "efi", "gz", "zst"];
+    let file = file.to_lowercase();
+    let stem = match file.rsplit_once('.') {
+        Some((stem, suffix)) if known.contains(&suffix) => stem,
+        _ => &file,
+    };
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+    let name: String = stem.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
+    name.trim_start_matches(['.', '_', '-']).parse()
+}
+
 impl FromStr for ImageName {
     type Err = ImageNameError;
 
@@ -102,6 +115,20 @@ mod tests {
         for good in ["hello", "debian:12", "debian:12-slim", "a", "0", "my_app.x:v1.2_3", "a:-"] {
             assert_eq!(good.parse::<ImageName>().map(|n| n.to_string()), Ok(good.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_files_name_gives_one() {
+        for (file, name) in [
+            ("debian.qcow2", "debian"),
+            ("debian-12-genericcloud-amd64.qcow2", "debian-12-genericcloud-amd64"),
+            ("Ubuntu 24.04 (x).IMG", "ubuntu-24.04--x-"),
+            ("vmlinuz-6.1.0-18", "vmlinuz-6.1.0-18"),
+            (".hidden.raw", "hidden"),
+        ] {
+            assert_eq!(of_file(file).unwrap().as_str(), name);
+        }
+        assert!(of_file("").is_err() && of_file("---.raw").is_err());
     }
 
     #[test]

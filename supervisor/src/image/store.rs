@@ -53,6 +53,15 @@ pub struct Listing {
     pub damaged: Vec<(String, ImageError)>,
 }
 
+/// Something that was of no use any more.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Pruned {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
 impl ImageStore {
     /// The store in `home` (`$MIDGE_HOME`), which need not exist yet.
     #[must_use]
@@ -163,12 +172,17 @@ impl ImageStore {
         fs::rename(&folder, scratch.path().join("removed")).map_err(io_error("remove", &folder))
     }
 
-    /// Removes files that no manifest names any more and that nobody uses, and what killed commands left unfinished; returns the
-    /// bytes freed. `in_use` is asked with the path of each such file.
-    pub fn prune(&self, in_use: impl Fn(&Path) -> bool) -> Result<u64, ImageError> {
+    /// Removes files that no manifest names any more and that nobody uses, and what killed commands left unfinished; returns what
+    /// was removed, or would be where `dry` is set. `in_use` is asked with the path of each such file.
+    pub fn prune(&self, in_use: impl Fn(&Path) -> bool, dry: bool) -> Result<Vec<Pruned>, ImageError> {
+        let mut pruned = Vec::new();
+        if !self.images.is_dir() {
+            return Ok(pruned);
+        }
         let _lock = self.lock()?;
-        self.sweep()?;
-        let mut freed = 0;
+        if !dry {
+            self.sweep()?;
+        }
         for entry in fs::read_dir(&self.images).map_err(io_error("list", &self.images))? {
             let folder = entry.map_err(io_error("list", &self.images))?.path();
             let Some(name) = folder.file_name().and_then(|f| ImageName::from_folder(&f.to_string_lossy()))
@@ -184,15 +198,19 @@ impl ImageStore {
                 if named.contains(&file_name) || in_use(&path) {
                     continue;
                 }
-                freed += file.metadata().map_or(0, |m| m.len());
-                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+                let bytes = file.metadata().map_or(0, |m| m.len());
+                if !dry {
+                    fs::remove_file(&path).map_err(io_error("remove", &path))?;
+                }
+                pruned.push(Pruned { path, bytes });
             }
-            if image.is_none() {
+            if image.is_none() && !dry {
                 // Empty now unless a file of it is in use.
                 let _ = fs::remove_dir(&folder);
             }
         }
-        Ok(freed)
+        pruned.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(pruned)
     }
 
     /// Removes what killed commands left unfinished.
@@ -208,7 +226,7 @@ impl ImageStore {
         Image::read(&self.images.join(name.folder()))
     }
 
-    fn scratch(&self) -> Result<Scratch, ImageError> {
+    pub(super) fn scratch(&self) -> Result<Scratch, ImageError> {
         Scratch::new(&self.tmp, "image", 0o700).map_err(io_error("make a folder in", &self.tmp))
     }
 
@@ -271,8 +289,12 @@ impl Embedded {
             agent: false,
             ssh: false,
             systemd: None,
+            cloud_init: false,
+            os: None,
+            firmware: None,
             ready: self.ready.map(ToOwned::to_owned),
             source: self.source.to_owned(),
+            origin: None,
         }
     }
 }
@@ -379,12 +401,15 @@ mod tests {
         let new = store.install(home.draft("debian:12", "new")).unwrap();
         assert_ne!(old.disk(), new.disk());
 
-        assert_eq!(
-            store.prune(|path| Some(path) == old.disk().as_deref()).unwrap(),
-            "kernel old".len() as u64
-        );
-        assert!(old.disk().unwrap().exists() && !old.kernel().unwrap().exists());
-        assert_eq!(store.prune(|_| false).unwrap(), "disk old".len() as u64);
+        let removed = |in_use: &dyn Fn(&Path) -> bool, dry| -> Vec<PathBuf> {
+            store.prune(in_use, dry).unwrap().into_iter().map(|pruned| pruned.path).collect()
+        };
+        let (disk, kernel) = (old.disk().unwrap(), old.kernel().unwrap());
+        assert_eq!(removed(&|_| false, true), [disk.clone(), kernel.clone()]);
+        assert!(disk.exists() && kernel.exists(), "nothing is removed by asking");
+        assert_eq!(removed(&|path| path == disk, false), std::slice::from_ref(&kernel));
+        assert!(disk.exists() && !kernel.exists());
+        assert_eq!(removed(&|_| false, false), [disk]);
         new.verify().unwrap();
     }
 
@@ -492,7 +517,7 @@ mod tests {
 
         assert_eq!(store.list().unwrap().images.len(), 1);
         assert!(matches!(store.get("debian:12"), Err(ImageError::Unknown { .. })));
-        assert_eq!(store.prune(|_| false).unwrap(), 4);
+        assert_eq!(store.prune(|_| false, false).unwrap()[0].bytes, 4);
         assert!(!half.exists() && !home.0.path().join("tmp/image-left").exists());
     }
 }

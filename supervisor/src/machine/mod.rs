@@ -65,6 +65,8 @@ pub struct Resources {
     pub initrd: Option<PathBuf>,
     /// The whole kernel command line, with [`kernel_words`]; unused without a kernel.
     pub append: String,
+    /// Firmware in place of the machine's own, to boot the disk by; unused with a kernel.
+    pub bios: Option<PathBuf>,
     /// The VM's own disk.
     pub disk: Option<Disk>,
     /// Guest RAM.
@@ -298,6 +300,8 @@ pub fn arguments(
         if !resources.append.is_empty() {
             list.value("-append", resources.append.as_str());
         }
+    } else if let Some(bios) = &resources.bios {
+        list.value("-bios", text(bios)?);
     }
     if resources.restore.is_some() {
         // What is to be loaded comes by the monitor, after the capabilities.
@@ -343,7 +347,8 @@ fn check(spec: &VmSpec, qemu: &QemuFacts, board: Board, resources: &Resources) -
         let program = qemu.path.display().to_string();
         return Err(MachineError::WrongQemu { program, qemu: qemu.arch, wanted: spec.arch });
     }
-    let firmware_boots = board == Board::Q35 && resources.disk.is_some();
+    let firmware = board == Board::Q35 || (board == Board::Virt && resources.bios.is_some());
+    let firmware_boots = firmware && resources.disk.is_some();
     if resources.kernel.is_none() && !firmware_boots {
         return Err(MachineError::NothingToBoot { machine: board });
     }

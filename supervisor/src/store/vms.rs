@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::home::{create_dirs, write_whole};
 use super::{Home, LastRun, Lock, Record, RunState, SCHEMA, StoreError};
+use crate::machine::DiskFormat;
 
 /// One VM's two folders.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +117,15 @@ impl VmDir {
     /// The VM's own disk, when its image has one.
     #[must_use]
     pub fn disk(&self) -> PathBuf {
-        self.state.join("disk.qcow2")
+        let raw = self.state.join("disk.raw");
+        if raw.exists() { raw } else { self.state.join("disk.qcow2") }
+    }
+
+    /// The format of [`VmDir::disk`]: raw where it shares its blocks with its image's.
+    #[must_use]
+    pub fn disk_format(&self) -> DiskFormat {
+        let raw = self.disk().extension().is_some_and(|suffix| suffix == "raw");
+        if raw { DiskFormat::Raw } else { DiskFormat::Qcow2 }
     }
 
     /// What the guest wrote on its serial console.

@@ -11,7 +11,7 @@ use super::control::{Failure, FailureKind};
 use super::phase::default_ready;
 use crate::host::{self, KvmState, QemuFacts};
 use crate::image::{self, Image, Manifest};
-use crate::machine::{self, Disk, DiskFormat, Ram, ResolvedAccel, Resources};
+use crate::machine::{self, Disk, Ram, ResolvedAccel, Resources};
 use crate::seed;
 use crate::spec::{Accel, Arch, Kind, Mac, Net, Provision, Ready, VmSpec};
 use crate::store::{Home, Record, RunState, VmDir};
@@ -29,6 +29,7 @@ pub(super) struct Plan {
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
     append: String,
+    bios: Option<PathBuf>,
     disk: Option<Disk>,
     ram: Ram,
     macs: Vec<Mac>,
@@ -61,10 +62,14 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         None if spec.boot.kernel.is_some() => None,
         None => image.as_ref().and_then(|i| i.initrd.clone()),
     };
+    let bios = match &image {
+        Some(image) if kernel.is_none() => firmware(&image.manifest)?,
+        _ => None,
+    };
     let disk = image
         .as_ref()
         .and_then(|i| i.manifest.disk.as_ref())
-        .map(|_| Disk { path: dir.disk(), format: DiskFormat::Qcow2 });
+        .map(|_| Disk { path: dir.disk(), format: dir.disk_format() });
     if let Some(disk) = &disk
         && !disk.path.exists()
     {
@@ -98,6 +103,7 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         kernel,
         initrd,
         append,
+        bios,
         disk,
         ram,
         macs,
@@ -132,6 +138,7 @@ impl Plan {
             kernel: None,
             initrd: None,
             append: String::new(),
+            bios: None,
             disk: None,
             ram: run.ram_file.clone().map_or(Ram::Anonymous, Ram::File),
             macs: record.macs.iter().filter_map(|mac| mac.parse().ok()).collect(),
@@ -195,6 +202,7 @@ impl Plan {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             append: self.append.clone(),
+            bios: self.bios.clone(),
             disk: self.disk.clone(),
             ram: self.ram.clone(),
             monitor_fd,
@@ -267,6 +275,21 @@ fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool) -> Result<String, Fa
     words.extend(seed::kernel_words(spec, spec.kind));
     words.extend(spec.boot.append.clone());
     Ok(words.join(" "))
+}
+
+/// The firmware that boots an image's disk, where it is not the one that the machine has by itself.
+fn firmware(manifest: &Manifest) -> Result<Option<PathBuf>, Failure> {
+    let uefi =
+        manifest.firmware.as_ref().is_some_and(|boot| boot.firmware == image::contents::Firmware::Uefi);
+    if !uefi {
+        return Ok(None);
+    }
+    let found = image::firmware::uefi(Path::new("/"), manifest.arch);
+    found.map(Some).ok_or_else(|| {
+        let why = format!("the image `{}` boots by UEFI firmware, which is not installed", manifest.name);
+        let package = image::firmware::package(manifest.arch);
+        Failure::new(FailureKind::HostUnfit, why).hint(format!("install the package {package}"))
+    })
 }
 
 /// The guest's family: as its spec says, else its image.

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
+use super::image::ImageVerb;
 use super::values::{self, Place, WaitFor};
 use super::{NetVerb, Output, SetFlags, SpecFlags};
+use crate::image::cow::Cow;
 
 /// What midge can be told to do.
 #[derive(Debug, Subcommand)]
@@ -126,6 +129,9 @@ pub(in crate::cli) struct CreateArgs {
     /// Succeed when a VM of this name exists already, and leave it as it is.
     #[arg(long)]
     pub(in crate::cli) if_not_exists: bool,
+    /// How the disk begins as the image's: as an overlay (qcow2), by sharing blocks (reflink, on btrfs and XFS), or as fits (auto).
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = PossibleValuesParser::new(["auto", "qcow2", "reflink"]).try_map(|word| word.parse::<Cow>()))]
+    pub(in crate::cli) cow: Cow,
     /// Print the VM's description as JSON and create nothing.
     #[arg(long)]
     pub(in crate::cli) dry_run: bool,
@@ -490,80 +496,6 @@ pub(in crate::cli) struct CpArgs {
 pub(in crate::cli) struct ConsoleArgs {
     /// The VM. Ctrl-] leaves its console.
     pub(in crate::cli) name: String,
-}
-
-/// `image`.
-#[derive(Debug, Subcommand)]
-pub(in crate::cli) enum ImageVerb {
-    /// Build an image, such as debian:12; one that is there already is left alone
-    Build(ImageBuildArgs),
-    /// List images
-    #[command(alias = "list")]
-    Ls(ImageLsArgs),
-    /// Remove images
-    #[command(alias = "delete")]
-    Rm(ImageNames),
-    /// Show an image's manifest, as JSON
-    #[command(alias = "show")]
-    Inspect(ImageInspectArgs),
-    /// Check images against their digests
-    Verify(ImageVerifyArgs),
-}
-
-/// `image build`.
-#[derive(Debug, Args)]
-pub(in crate::cli) struct ImageBuildArgs {
-    /// What to build.
-    #[arg(value_name = "IMAGE")]
-    pub(in crate::cli) name: String,
-    /// Build it anew from the archive, also when it is there already.
-    #[arg(long)]
-    pub(in crate::cli) rebuild: bool,
-    /// A further Debian package to have in it; repeatable. A `linux-image-…` takes the place of the cloud kernel.
-    #[arg(long, value_name = "PKG")]
-    pub(in crate::cli) with: Vec<String>,
-    /// Where to get Debian's packages, instead of from the mirror that this host uses itself.
-    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
-    pub(in crate::cli) mirror: Option<String>,
-    #[command(flatten)]
-    pub(in crate::cli) output: Output,
-}
-
-/// `image ls`.
-#[derive(Debug, Args)]
-pub(in crate::cli) struct ImageLsArgs {
-    #[command(flatten)]
-    pub(in crate::cli) output: Output,
-}
-
-/// `image rm`.
-#[derive(Debug, Args)]
-pub(in crate::cli) struct ImageNames {
-    /// The images.
-    #[arg(required = true, value_name = "IMAGE")]
-    pub(in crate::cli) names: Vec<String>,
-    #[command(flatten)]
-    pub(in crate::cli) output: Output,
-}
-
-/// `image inspect`.
-#[derive(Debug, Args)]
-pub(in crate::cli) struct ImageInspectArgs {
-    /// The image.
-    #[arg(value_name = "IMAGE")]
-    pub(in crate::cli) name: String,
-    #[command(flatten)]
-    pub(in crate::cli) output: Output,
-}
-
-/// `image verify`.
-#[derive(Debug, Args)]
-pub(in crate::cli) struct ImageVerifyArgs {
-    /// The images; all when none is named.
-    #[arg(value_name = "IMAGE")]
-    pub(in crate::cli) names: Vec<String>,
-    #[command(flatten)]
-    pub(in crate::cli) output: Output,
 }
 
 /// `doctor`.

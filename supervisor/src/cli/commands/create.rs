@@ -11,6 +11,7 @@ use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::images;
 use crate::cli::{Outcome, output, ssh_key};
 use crate::host::{HostFacts, HostRoot};
+use crate::image::cow::Cow;
 use crate::image::{self, Image};
 use crate::spec::{Kind, Mac, SpecErrors, VmSpec};
 use crate::store::{Home, Record, SCHEMA, StoreError, VmDir};
@@ -24,30 +25,32 @@ pub(super) fn create(context: &Context, args: &CreateArgs) -> Outcome {
     if args.if_not_exists
         && !args.dry_run
         && let Some(name) = name
-        && context.home()?.existing_vm(name).is_ok()
+        && let Ok(vm) = context.home()?.existing_vm(name)
     {
-        output::line(name)?;
-        return Ok(0);
+        return print(&vm, args);
     }
     let spec = draft::spec(&Draft { flags: &args.spec, name, target: None })?;
     if args.dry_run {
         output::json_pretty(&spec)?;
         return Ok(0);
     }
-    let made = make(context, spec, arch_given(&args.spec));
-    let name = match made {
-        Ok((vm, record)) => {
-            if args.output.json() {
-                output::json(&Created { name: vm.name(), record: &record })?;
-                return Ok(0);
-            }
-            vm.name().to_owned()
-        }
+    match make(context, spec, arch_given(&args.spec), args.cow) {
+        Ok((vm, _)) => print(&vm, args),
         // Made by another command at this very moment.
-        Err(failed) if args.if_not_exists && is_taken(&failed) => name.unwrap_or_default().to_owned(),
-        Err(failed) => return Err(failed),
-    };
-    output::line(name)?;
+        Err(failed) if args.if_not_exists && is_taken(&failed) => {
+            print(&context.vm(name.unwrap_or_default())?, args)
+        }
+        Err(failed) => Err(failed),
+    }
+}
+
+/// Prints what there is now, whoever made it.
+fn print(vm: &VmDir, args: &CreateArgs) -> Outcome {
+    if args.output.json() {
+        output::json(&Created { name: vm.name(), record: &vm.record()? })?;
+    } else {
+        output::line(vm.name())?;
+    }
     Ok(0)
 }
 
@@ -67,7 +70,12 @@ pub(super) fn arch_given(flags: &SpecFlags) -> bool {
 }
 
 /// Makes a VM: its image is found or built, its disk and addresses are made, and its record appears last and whole.
-pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Result<(VmDir, Record), Failed> {
+pub(super) fn make(
+    context: &Context,
+    mut spec: VmSpec,
+    arch_given: bool,
+    cow: Cow,
+) -> Result<(VmDir, Record), Failed> {
     let home = context.home()?;
     // This and the next look come before an image is built for nothing.
     fits_host(&spec)?;
@@ -106,7 +114,7 @@ pub(super) fn make(context: &Context, mut spec: VmSpec, arch_given: bool) -> Res
     let vm = home.create_vm(&record, |folder| -> Result<(), Failed> {
         match &image {
             Some(image) if image.manifest.disk.is_some() => {
-                images::make_disk(image, &folder.join("disk.qcow2"), record.spec.disk)
+                images::make_disk(image, folder, record.spec.disk, cow)
             }
             _ => Ok(()),
         }
@@ -147,6 +155,11 @@ fn fit(context: &Context, spec: &mut VmSpec, image: &Image, arch_given: bool) ->
             return Err(Failed::new(ExitKind::Usage, text));
         }
         spec.arch = manifest.arch;
+    }
+    if spec.boot.kernel.is_none()
+        && let Some(note) = images::firmware_note(manifest)
+    {
+        context.voice.note(note);
     }
     match (&manifest.disk, spec.disk) {
         (None, Some(_)) => {

@@ -48,7 +48,7 @@ pub(super) fn gc(context: &Context, args: &GcArgs) -> Outcome {
         run_folders(context, args.dry_run)?.into_iter().map(|p| Cleared::file("run folder without a VM", p)),
     );
     if !args.dry_run {
-        let bytes = images::prune(context)?;
+        let bytes = images::prune(context, false)?.iter().map(|pruned| pruned.bytes).sum();
         if bytes > 0 {
             cleared.push(Cleared {
                 what: "files of replaced images",

@@ -1,25 +1,21 @@
-//! `image build`, `ls`, `rm`, `inspect`, `verify`.
+//! `image build`, `pull`, `import`, `ls`, `rm`, `inspect`, `verify`, `prune`.
 
 use serde::Serialize;
 
-use crate::cli::args::{Format, ImageVerb, Output};
+use crate::cli::args::{Format, ImagePruneArgs, ImageVerb, Output};
 use crate::cli::context::{Context, each};
 use crate::cli::table::Table;
-use crate::cli::{Outcome, images, output, units};
-use crate::image::Manifest;
+use crate::cli::{Outcome, fetch, images, output, units};
+use crate::image::contents::Firmware;
+use crate::image::{Image, Manifest};
 
 /// `midge image`.
 pub(super) fn image(context: &Context, verb: &ImageVerb) -> Outcome {
     match verb {
-        ImageVerb::Build(args) => {
-            let image = images::build_named(context, args)?;
-            if args.output.json() {
-                output::json(&Inspected { folder: &image.folder, manifest: &image.manifest })?;
-            } else {
-                output::line(&image.manifest.name)?;
-            }
-            Ok(0)
-        }
+        ImageVerb::Build(args) => print(&images::build_named(context, args)?, args.output),
+        ImageVerb::Pull(args) => print(&fetch::pull(context, args)?, args.output),
+        ImageVerb::Import(args) => print(&fetch::import(context, args)?, args.output),
+        ImageVerb::Prune(args) => prune(context, args),
         ImageVerb::Ls(args) => ls(context, args.output),
         ImageVerb::Rm(args) => each(&args.names, |name| {
             images::remove(context, name)?;
@@ -32,6 +28,31 @@ pub(super) fn image(context: &Context, verb: &ImageVerb) -> Outcome {
         }
         ImageVerb::Verify(args) => verify(context, &args.names, args.output),
     }
+}
+
+/// Prints an image that is there now.
+fn print(image: &Image, format: Output) -> Outcome {
+    if format.json() {
+        output::json(&Inspected { folder: &image.folder, manifest: &image.manifest })?;
+    } else {
+        output::line(&image.manifest.name)?;
+    }
+    Ok(0)
+}
+
+fn prune(context: &Context, args: &ImagePruneArgs) -> Outcome {
+    let pruned = images::prune_all(context, args.dry_run)?;
+    if args.output.json() {
+        output::json_lines(&pruned)?;
+        return Ok(0);
+    }
+    let total: u64 = pruned.iter().map(|pruned| pruned.bytes).sum();
+    output::print(|out| {
+        pruned.iter().try_for_each(|p| writeln!(out, "{} {}", p.path.display(), units::bytes(p.bytes)))
+    })?;
+    let what = if args.dry_run { "would be removed" } else { "removed" };
+    context.voice.note(format_args!("{} {what}", units::bytes(total)));
+    Ok(0)
 }
 
 #[derive(Serialize)]
@@ -60,6 +81,10 @@ struct Line<'a> {
     arch: crate::spec::Arch,
     created: &'a str,
     size_bytes: u64,
+    /// What boots it: `direct` (its kernel), `bios` or `uefi`.
+    boot: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    os: Option<&'a str>,
     source: &'a str,
 }
 
@@ -82,6 +107,12 @@ fn ls(context: &Context, format: Output) -> Outcome {
             arch: m.arch,
             created: &m.created,
             size_bytes: size(m),
+            boot: match m.firmware.as_ref().map(|boot| boot.firmware) {
+                None => "direct",
+                Some(Firmware::Bios) => "bios",
+                Some(Firmware::Uefi) => "uefi",
+            },
+            os: m.os.as_deref(),
             source: &m.source,
         }))?,
         Format::Table | Format::Wide => {
@@ -105,12 +136,7 @@ fn ls(context: &Context, format: Output) -> Outcome {
 
 /// What an image's files take.
 fn size(manifest: &Manifest) -> u64 {
-    let disk = manifest.disk.as_ref().map(|disk| &disk.part);
-    [disk, manifest.kernel.as_ref(), manifest.initrd.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(|part| part.size)
-        .sum()
+    manifest.parts().into_iter().flatten().map(|part| part.size).sum()
 }
 
 fn verify(context: &Context, names: &[String], format: Output) -> Outcome {

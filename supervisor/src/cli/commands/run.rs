@@ -14,6 +14,7 @@ use crate::cli::follow::{self, Followed, Show};
 use crate::cli::interrupt::Interrupts;
 use crate::cli::logfile::Follower;
 use crate::cli::{Outcome, output};
+use crate::image::cow::Cow;
 use crate::spec::Ready;
 use crate::store::{Home, VmDir};
 use crate::vm::control::{Request, Until};
@@ -47,7 +48,7 @@ pub(super) fn run(context: &Context, args: &RunArgs) -> Outcome {
             (true, true) => Some(Watch::drop_unstarted(context)?),
             (false, _) => Some(Watch::stop_then_kill(context)?),
         };
-        let (vm, _) = create::make(context, spec, arch_given)?;
+        let (vm, _) = create::make(context, spec, arch_given, Cow::Auto)?;
         if let Some(code) = watch.as_ref().and_then(|watch| watch.begin(&vm)) {
             if ephemeral {
                 rm::remove(context, &vm, false)?;
@@ -66,7 +67,7 @@ pub(super) fn run(context: &Context, args: &RunArgs) -> Outcome {
     }
     // From here on the VM's own codes count. The signals are caught from before the VM is there until it is gone.
     let watch = Watch::kill(context).map_err(Failed::inside_exec)?;
-    let (vm, record) = create::make(context, spec, arch_given).map_err(Failed::inside_exec)?;
+    let (vm, record) = create::make(context, spec, arch_given, Cow::Auto).map_err(Failed::inside_exec)?;
     let early = watch.begin(&vm);
     let outcome = match (early, &record.image) {
         (Some(code), _) => Ok(code),

@@ -39,7 +39,7 @@ pub(super) fn set(context: &Context, args: &SetArgs) -> Outcome {
         if !vm.disk().exists() {
             return Err(Failed::new(ExitKind::Usage, format!("the VM `{name}` has no disk")));
         }
-        images::grow_disk(&vm.disk(), size)?;
+        images::grow_disk(&vm.disk(), vm.disk_format(), size)?;
     }
     vm.write_record(&record)?;
     if args.output.json() {

@@ -22,9 +22,9 @@ use std::str::FromStr;
 pub use self::progress::{Phase, Progress};
 
 use self::mirror::Mirrors;
+use super::error::io_error;
 use super::{
-    Draft, Image, ImageError, ImageName, ImageNameError, ImageStore, MANIFEST_SCHEMA, Manifest, digest,
-    overlay,
+    Draft, Image, ImageError, ImageName, ImageNameError, ImageStore, Manifest, Pruned, digest, overlay,
 };
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Kind};
@@ -61,6 +61,8 @@ pub struct BuildRequest {
     pub release: Release,
     /// The guest's instruction set; this machine's own, for now.
     pub arch: Arch,
+    /// Have cloud-init in it.
+    pub cloud_init: bool,
     /// Further packages. A `linux-image-…` among them takes the place of Debian's kernel for clouds.
     pub with: Vec<String>,
     /// Where packages come from; none for this machine's own mirror (apt's settings), or deb.debian.org.
@@ -172,8 +174,23 @@ pub fn build(
     let out = scratch.path().join("out");
     run::run(&recipe, scratch.path(), &out, cancel, progress)?;
     progress(Progress { phase: Phase::Digest, fraction: Some(0.97), detail: String::new() });
-    let image = cache::keep(&entry, recipe.draft(&out)?, scratch.path())?;
+    let image = cache::keep(&entry, recipe.draft(&out)?, scratch.path(), &generation())?;
     Ok(store.adopt(&image)?)
+}
+
+/// Removes images built by another version of midge's scripts, and what killed builds left; returns what was removed, or would be
+/// where `dry` is set. Images in stores lose nothing: they have their own links or copies.
+pub fn prune_cache(cache: &Path, dry: bool) -> Result<Vec<Pruned>, ImageError> {
+    if !dry {
+        let tmp = cache.join("tmp");
+        scratch::sweep(&tmp).map_err(io_error("clean up", &tmp))?;
+    }
+    cache::prune(cache, &generation(), dry)
+}
+
+/// What every recipe of this version of midge has in common.
+fn generation() -> String {
+    digest::of_list([FORMAT].into_iter().chain(SCRIPTS.iter().map(|(_, text)| *text)))
 }
 
 /// Where images built before are kept: `$XDG_CACHE_HOME/midge/images`, else `~/.cache/midge/images`; `None` where neither variable
@@ -211,6 +228,9 @@ impl Recipe {
         if !request.with.iter().any(|name| name.starts_with("linux-image-")) {
             packages.push(&cloud_kernel);
         }
+        if request.cloud_init {
+            packages.push("cloud-init");
+        }
         packages.sort_unstable();
         packages.dedup();
         let packages = packages.join(",");
@@ -240,28 +260,20 @@ impl Recipe {
             what: "use the disk that was built".to_owned(),
             source: io::Error::other(e),
         })?;
-        let now = jiff::Timestamp::now();
+        let source = format!("{} by mmdebstrap: {}", self.sources.replace('\n', "; "), self.packages);
         Ok(Draft {
             disk: Some((disk, DiskFormat::Qcow2, virtual_size)),
             kernel: Some(out.join("kernel")),
             initrd: Some(out.join("initrd")),
             manifest: Manifest {
-                schema: MANIFEST_SCHEMA,
-                name: self.name.to_string(),
-                digest: String::new(),
-                kind: Kind::Linux,
-                arch: self.arch,
-                created: now.round(jiff::Unit::Second).unwrap_or(now).to_string(),
-                disk: None,
-                kernel: None,
-                initrd: None,
                 // Not `quiet`: what the kernel says costs 0.1 s and tells a boot's phases. Its self-tests of ciphers cost 0.5 s.
                 append: "root=/dev/vda rw cryptomgr.notests".to_owned(),
                 agent: true,
                 ssh: true,
                 systemd: Some(self.release.systemd()),
+                cloud_init: self.packages.split(',').any(|name| name == "cloud-init"),
                 ready: Some("agent".to_owned()),
-                source: format!("{} by mmdebstrap: {}", self.sources.replace('\n', "; "), self.packages),
+                ..Manifest::new(&self.name, Kind::Linux, self.arch, source)
             },
         })
     }
@@ -347,6 +359,7 @@ mod tests {
         BuildRequest {
             release: Release::Debian12,
             arch: Arch::host(),
+            cloud_init: false,
             with: Vec::new(),
             mirror: Some("http://mirror.example/debian".to_owned()),
             name: None,
@@ -368,6 +381,7 @@ mod tests {
         assert_eq!(plain, key(|r| r.mirror = Some("http://mirror.example/debian/".to_owned())));
         assert_ne!(plain, key(|r| r.release = Release::Debian13));
         assert_ne!(plain, key(|r| r.with = vec!["nginx".to_owned()]));
+        assert_ne!(plain, key(|r| r.cloud_init = true));
         assert_ne!(plain, key(|r| r.mirror = Some("http://other.example/debian".to_owned())));
         let two = |a: &str, b: &str| key(|r| r.with = vec![a.to_owned(), b.to_owned()]);
         assert_eq!(two("nginx", "tmux"), two("tmux", "nginx"));

@@ -62,6 +62,7 @@ fn resources(spec: &VmSpec, kind: Kind, accel: ResolvedAccel) -> Resources {
         kernel: Some("/images/vmlinuz".into()),
         initrd: Some("/images/initrd".into()),
         append: format!("root=/dev/vda {}", words.join(" ")),
+        bios: None,
         disk: Some(Disk { path: "/vms/disk.qcow2".into(), format: DiskFormat::Qcow2 }),
         ram: Ram::File("/dev/shm/ram".into()),
         monitor_fd: 3,

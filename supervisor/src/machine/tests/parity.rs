@@ -52,6 +52,7 @@ fn unikernel(spec: &VmSpec, kind: Kind, accel: ResolvedAccel) -> Resources {
         kernel: Some("/images/unikernel".into()),
         initrd: None,
         append: kernel_words(spec, kind, false).unwrap().join(" "),
+        bios: None,
         disk: None,
         ..resources(spec, kind, accel)
     }
