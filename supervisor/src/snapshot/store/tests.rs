@@ -67,9 +67,13 @@ impl Place {
             append: String::new(),
             agent: false,
             ssh: false,
+            os: None,
+            firmware: None,
             systemd: None,
+            cloud_init: false,
             ready: None,
             source: String::new(),
+            origin: None,
         }
     }
 

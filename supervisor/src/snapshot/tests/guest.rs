@@ -107,6 +107,7 @@ impl Bench {
             accel: ResolvedAccel::Tcg,
             kvm_cpu: false,
             kernel: Some(self.kernel.clone()),
+            bios: None,
             initrd: None,
             append: String::new(),
             disk: disk.map(|path| Disk { path: path.to_owned(), format: DiskFormat::Qcow2 }),
