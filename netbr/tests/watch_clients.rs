@@ -108,7 +108,11 @@ async fn nobody_answers() {
         asked += u32::from(matches!(told, Some(Observation::Dhcp(_))));
     }
     let why = port.watch.why(true, Want::Ipv4).unwrap();
-    assert_eq!(why, NoAddress::NoDhcpAnswer { requests: 3, offered: false, refused: false });
+    // It goes on asking meanwhile.
+    assert!(
+        matches!(why, NoAddress::NoDhcpAnswer { requests: 3.., offered: false, refused: false }),
+        "{why:?}"
+    );
     assert!(why.likely().contains(&LikelyCause::DockerForwardDrop));
     home.guests[0].ip("link set eth0 down");
     assert_eq!(port.watch.why(true, Want::Ipv4), Some(NoAddress::NoLink));

@@ -77,6 +77,8 @@ impl Home {
         self.host.ip(&format!("link add {port} type veth peer name eth0 address {mac} netns {name}"));
         self.host.ip(&format!("link set {port} master br0 up"));
         net.ip("link set eth0 up");
+        net.wait_up(&["eth0"]);
+        self.host.wait_up(&[port]);
     }
 
     pub fn path(&self, name: &str) -> String {

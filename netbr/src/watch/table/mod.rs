@@ -283,7 +283,7 @@ impl Table {
             let entry = &mut self.entries[at];
             if entry.held() {
                 entry.plan.get_or_insert(plan);
-                entry.doubted = !entry.leased;
+                entry.doubted = !entry.leased();
             }
         }
         self.tick(now)

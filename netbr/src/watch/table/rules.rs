@@ -223,7 +223,7 @@ impl Table {
         for entry in &mut self.entries {
             let alike = entry.known.address.is_ipv4() == new.address.is_ipv4() && entry.known.mac == new.mac;
             let other = entry.known.address != new.address && !entry.known.is_link_local();
-            if alike && other && entry.held() && !entry.leased && entry.plan.is_none() {
+            if alike && other && entry.held() && !entry.leased() && entry.plan.is_none() {
                 entry.plan = Some(plan);
                 entry.doubted = true;
             }
@@ -327,7 +327,6 @@ impl Table {
         };
         let entry = &mut self.entries[at];
         entry.known = Address { mac, source, last_seen: now, lease_end, server, ..entry.known };
-        entry.leased = true;
         entry.doubted = false;
         if let Standing::Tentative { .. } = entry.standing {
             entry.standing = Standing::Held;

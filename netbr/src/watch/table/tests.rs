@@ -266,6 +266,70 @@ fn a_static_address_that_was_changed_is_given_up() {
 }
 
 #[test]
+fn a_late_trial_puts_probes_off() {
+    let mut test = Test::with(None);
+    test.sees(ToGuest, &ack(GUEST, ADDRESS, 3600));
+    test.wait(9);
+    test.sees(FromGuest, &arp_frame(false, (GUEST, NONE), ADDRESS));
+    test.wait(9);
+    assert_eq!(test.sent, 0);
+    test.wait(2);
+    assert_eq!(test.sent, 1);
+}
+
+/// The guest's address of a number.
+fn many(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(10, 1, high, low)
+}
+
+#[test]
+fn a_guest_with_many_addresses_must_answer_for_each() {
+    let mut test = Test::new();
+    for number in 1..=8 {
+        assert_eq!(short(&test.announces(many(number))), [('a', v4(many(number))), ('c', v4(many(number)))]);
+    }
+    assert_eq!(short(&test.announces(many(9))), [('a', v4(many(9)))]);
+    assert_eq!(test.announces(many(9)), [], "saying it again is not enough");
+    let answer = arp_frame(true, (GUEST, many(9)), HOST);
+    assert_eq!(short(&test.sees(FromGuest, &answer)), [('c', v4(many(9)))]);
+}
+
+#[test]
+fn a_flood_of_claims_does_not_drive_out_what_is_known() {
+    let mut test = Test::new();
+    test.sees(ToGuest, &ack(GUEST, ADDRESS, 3600));
+    test.announces(ADDRESS);
+    for number in 0..1000 {
+        test.announces(many(number));
+    }
+    assert_eq!(test.table.entries.len(), CAPACITY);
+    assert!(test.table.addresses().iter().any(|known| known.address == v4(ADDRESS) && known.confirmed));
+    // A table full of addresses that the guest answers for takes no more claims, but a lease is always known.
+    for number in 0..1000 {
+        test.sees(FromGuest, &arp_frame(true, (GUEST, many(number)), HOST));
+    }
+    assert_eq!(test.announces(many(1000)), []);
+    let events = test.sees(ToGuest, &ack(GUEST, OTHER, 3600));
+    assert!(short(&events).ends_with(&[('a', v4(OTHER))]), "{events:?}");
+    assert_eq!(test.table.entries.len(), CAPACITY);
+}
+
+#[test]
+fn only_the_guests_own_comes_back() {
+    let test = Test::new();
+    let clocks = Clocks { now: test.now, wall: std::time::SystemTime::now() };
+    let mut foreign = Test::new();
+    foreign.announces(ADDRESS);
+    let mut saved = Saved::new(&foreign.table.addresses()[0], clocks);
+    saved.mac = ROUTER;
+    assert_eq!(Test::new().table.restore(clocks, &[saved]), Output::default());
+    saved.mac = GUEST;
+    saved.address = v4(NONE);
+    assert_eq!(Test::new().table.restore(clocks, &[saved]), Output::default());
+}
+
+#[test]
 fn a_guest_that_is_paused_keeps_its_addresses() {
     let mut test = Test::new();
     test.announces(ADDRESS);
