@@ -115,6 +115,6 @@ async fn nobody_answers() {
     );
     assert!(why.likely().contains(&LikelyCause::DockerForwardDrop));
     home.guests[0].ip("link set eth0 down");
-    assert_eq!(port.watch.why(true, Want::Ipv4), Some(NoAddress::NoLink));
+    home.host.wait_links(|| port.watch.why(true, Want::Ipv4) == Some(NoAddress::NoLink));
     assert!(port.watch.addresses().iter().all(Address::is_link_local));
 }

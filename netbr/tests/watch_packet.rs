@@ -135,7 +135,7 @@ async fn an_interface_that_goes_down_or_away_is_told_apart() {
     let state = socket.link_state().unwrap();
     assert!(state.up && state.running);
     net.ip("link set one down");
-    assert!(!socket.link_state().unwrap().running);
+    net.wait_links(|| !socket.link_state().unwrap().running);
 
     net.ip("link set two down");
     let mut buf = [0; FRAME_ROOM];

@@ -126,7 +126,7 @@ impl Home {
             ipv6: Some("fe80::5054:ff:fe50:ff02".parse().unwrap()),
         };
         WatcherConfig {
-            table: TableConfig { macs: vec![own], asker },
+            table: TableConfig { macs: vec![own], siblings: Vec::new(), asker },
             namespace: self.host.namespace(),
             known,
         }

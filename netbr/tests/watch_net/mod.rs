@@ -61,6 +61,12 @@ impl Net {
     /// Waits until interfaces are up and carry frames: an end of a new cable drops what is sent until the kernel has got round
     /// to it.
     pub fn wait_up(&self, interfaces: &[&str]) {
+        let up = |name: &&str| self.ip(&format!("link show dev {name}")).contains("state UP");
+        self.wait_links(|| interfaces.iter().all(up));
+    }
+
+    /// Waits until something is true of the namespace's interfaces: it is asked for anew when the kernel has news of them.
+    pub fn wait_links(&self, wanted: impl Fn() -> bool) {
         let subscribe = || {
             let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
             // RTMGRP_LINK (rtnetlink(7)).
@@ -68,8 +74,7 @@ impl Net {
             socket
         };
         let news = self.namespace().run(subscribe).unwrap();
-        let up = |name: &&str| self.ip(&format!("link show dev {name}")).contains("state UP");
-        while !interfaces.iter().all(up) {
+        while !wanted() {
             news.recv_from_full().unwrap();
         }
     }

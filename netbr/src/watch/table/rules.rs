@@ -197,6 +197,9 @@ impl Table {
 
     /// Another station says that an address is its own.
     fn claimed(&mut self, now: Instant, address: IpAddr, other: Mac, out: &mut Output) {
+        if self.config.siblings.contains(&other) {
+            return;
+        }
         let Some(at) = self.find(address) else { return };
         let entry = &mut self.entries[at];
         let held = entry.held();

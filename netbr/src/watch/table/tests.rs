@@ -25,7 +25,7 @@ impl Test {
 
     fn with(ipv4: Option<Ipv4Addr>) -> Self {
         let asker = Asker { mac: Mac::local([0, 0xff, 2]), ipv4, ipv6: Some("fe80::2".parse().unwrap()) };
-        let table = Table::new(TableConfig { macs: vec![GUEST], asker });
+        let table = Table::new(TableConfig { macs: vec![GUEST], siblings: Vec::new(), asker });
         Self { table, now: Instant::now(), sent: 0 }
     }
 
@@ -241,6 +241,15 @@ fn another_claim_is_a_conflict_until_the_other_is_silent() {
         assert_eq!(short(&test.announces(ADDRESS)), [('a', v4(ADDRESS)), ('c', v4(ADDRESS))]);
         assert_eq!(test.table.why(UP, Want::Any), None);
     }
+}
+
+#[test]
+fn the_guests_other_interface_is_no_rival() {
+    let mut test = Test::new();
+    test.table.config.siblings = vec![ROUTER];
+    test.announces(ADDRESS);
+    assert_eq!(test.sees(ToGuest, &arp_frame(true, (ROUTER, ADDRESS), OTHER)), []);
+    assert_eq!(test.addresses(), [v4(ADDRESS)]);
 }
 
 #[test]
