@@ -106,9 +106,8 @@ impl Table {
         if !usable(address) || self.config.asker.has(address) {
             return;
         }
-        self.disputed.take_if(|(disputed, _)| *disputed != address);
         let Some(at) = self.find(address) else {
-            let trusted = self.entries.iter().filter(|entry| entry.held()).count() < TRUSTED || answer;
+            let trusted = self.entries.iter().filter(|entry| entry.held()).count() < TRUSTED;
             let known = Address {
                 address,
                 mac,
@@ -123,6 +122,9 @@ impl Table {
             if !trusted {
                 entry.distrusted = true;
                 entry.plan = Some(self.plan(now, false, address));
+            }
+            if !known.is_link_local() {
+                self.forget_dispute(address);
             }
             self.insert(entry, out);
             return self.doubt_others(now, &known);
@@ -215,6 +217,11 @@ impl Table {
             out.events.push(Event::Conflict { address, other });
             out.events.push(Event::Lost { address, why: LostWhy::Conflict });
         }
+    }
+
+    /// The guest has got an address in the place of one that another station has.
+    fn forget_dispute(&mut self, new: IpAddr) {
+        self.disputed.take_if(|(old, _)| *old != new && old.is_ipv4() == new.is_ipv4());
     }
 
     /// The guest has got an address: does it still have its others of the kind that nobody leased to it?
@@ -310,7 +317,7 @@ impl Table {
         let lease_end = secs.filter(|secs| *secs != u32::MAX);
         let lease_end = lease_end.and_then(|secs| now.checked_add(Duration::from_secs(u64::from(secs))));
         let source = if address.is_ipv4() { Source::Dhcp } else { Source::Dhcpv6 };
-        self.disputed.take_if(|(disputed, _)| *disputed != address);
+        self.forget_dispute(address);
         let plan = self.plan(now, true, address);
         let Some(at) = self.find(address) else {
             let known = Address {

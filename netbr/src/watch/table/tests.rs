@@ -314,11 +314,19 @@ fn a_flood_of_claims_does_not_drive_out_what_is_known() {
     }
     assert_eq!(test.table.entries.len(), CAPACITY);
     assert!(test.table.addresses().iter().any(|known| known.address == v4(ADDRESS) && known.confirmed));
-    // A table full of addresses that the guest answers for takes no more claims, but a lease is always known.
-    for number in 0..1000 {
+    // Nor do answers that nobody asked for.
+    for number in 1000..2000 {
         test.sees(FromGuest, &arp_frame(true, (GUEST, many(number)), HOST));
     }
-    assert_eq!(test.announces(many(1000)), []);
+    let confirmed = test.table.addresses().iter().filter(|known| known.confirmed).count();
+    assert_eq!(confirmed, 8);
+    // A table full of addresses that the guest answers for takes no more claims, but a lease is always known.
+    for known in test.table.addresses() {
+        let IpAddr::V4(address) = known.address else { continue };
+        test.sees(FromGuest, &arp_frame(true, (GUEST, address), HOST));
+    }
+    assert!(test.table.addresses().iter().all(|known| known.confirmed));
+    assert_eq!(test.announces(many(3000)), []);
     let events = test.sees(ToGuest, &ack(GUEST, OTHER, 3600));
     assert!(short(&events).ends_with(&[('a', v4(OTHER))]), "{events:?}");
     assert_eq!(test.table.entries.len(), CAPACITY);
@@ -469,6 +477,10 @@ fn why_there_is_no_address() {
     assert_eq!(why(&test), Some("unreachable"));
     test.sees(FromGuest, &dhcp_message(4, GUEST, NONE, NONE, &[50, 4, 192, 168, 7, 9]));
     assert_eq!(why(&test), Some("address-conflict"));
+    let local: Ipv6Addr = "fe80::9".parse().unwrap();
+    test.sees(FromGuest, &neighbor_frame(136, GUEST, local, local));
+    test.announces(Ipv4Addr::new(169, 254, 1, 1));
+    assert_eq!(why(&test), Some("address-conflict"), "what it falls back to changes nothing");
     test.sees(ToGuest, &ack(GUEST, OTHER, 600));
     assert_eq!(why(&test), Some("unreachable"));
     test.announces(OTHER);
