@@ -17,6 +17,7 @@ case "$1$reason" in
     deconfig | EXPIRE | FAIL | RELEASE | STOP) ip addr flush dev "$interface" scope global ;;
     bound | renew) ip addr replace "$ip/$mask" dev "$interface" ;;
     BOUND | RENEW | REBIND | REBOOT) ip addr replace "$new_ip_address/24" dev "$interface" ;;
+    BOUND6 | RENEW6 | REBIND6) ip addr replace "$new_ip6_address/64" dev "$interface" ;;
     PREINIT) ip link set "$interface" up ;;
 esac
 if [ -n "$router$new_routers" ]; then
