@@ -17,6 +17,7 @@ fn cable() -> Net {
     net.ip("link add one type veth peer name two");
     net.ip("link set one up");
     net.ip("link set two up");
+    net.wait_up(&["one", "two"]);
     net
 }
 
@@ -69,6 +70,38 @@ async fn what_the_filter_refuses_is_not_queued_and_a_vlan_is_refused() {
     assert_eq!(next(&other).await, (Direction::FromGuest, arp(4)));
 }
 
+/// On a port whose frames nftables rewrites, a packet socket shows what the guest sends and gets.
+#[tokio::test]
+async fn a_rewritten_port_shows_the_guests_own_view() {
+    const RULES: &str = "table netdev veil {
+        chain in { type filter hook ingress device two priority 0; ether saddr set 52:54:00:00:00:aa; }
+        chain out { type filter hook egress device two priority 0; ether saddr set 52:54:00:00:00:bb; }
+    }";
+    let net = cable();
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&rules, RULES).unwrap();
+    net.exec(&format!("nft -f {}", rules.path().display()));
+    let (guest, port, watcher) = (open(&net, "one"), open(&net, "two"), open(&net, "two"));
+
+    guest.send(&arp(1)).await.unwrap();
+    assert_eq!(next(&watcher).await, (Direction::FromGuest, arp(1)), "before it is rewritten");
+
+    let mut rewritten = arp(2);
+    rewritten[6..12].copy_from_slice(&[0x52, 0x54, 0, 0, 0, 0xbb]);
+    port.send(&arp(2)).await.unwrap();
+    assert_eq!(next(&watcher).await, (Direction::ToGuest, rewritten.clone()), "after it was rewritten");
+    assert_eq!(next(&guest).await, (Direction::FromGuest, rewritten));
+
+    // Also where the queue is bypassed.
+    let mut options = Options::new(Filter::addresses());
+    options.bypass_queue = true;
+    let bypass = PacketSocket::open(&net.namespace(), "two", options).unwrap();
+    let mut rewritten = arp(3);
+    rewritten[6..12].copy_from_slice(&[0x52, 0x54, 0, 0, 0, 0xbb]);
+    bypass.send(&arp(3)).await.unwrap();
+    assert_eq!(next(&guest).await, (Direction::FromGuest, rewritten));
+}
+
 #[tokio::test]
 async fn a_short_buffer_is_said() {
     let net = cable();
@@ -83,7 +116,7 @@ async fn a_socket_can_be_handed_over() {
     let net = cable();
     let mut options = Options::new(Filter::addresses());
     options.lock_filter = true;
-    options.bypass_egress = true;
+    options.bypass_queue = true;
     let fd = packet::open(&net.namespace(), "two", options).unwrap();
     let handed = fd.as_fd().try_clone_to_owned().unwrap();
     let socket = PacketSocket::from_fd(handed).unwrap();
@@ -102,7 +135,7 @@ async fn an_interface_that_goes_down_or_away_is_told_apart() {
     let state = socket.link_state().unwrap();
     assert!(state.up && state.running);
     net.ip("link set one down");
-    assert!(!socket.link_state().unwrap().running);
+    net.wait_links(|| !socket.link_state().unwrap().running);
 
     net.ip("link set two down");
     let mut buf = [0; FRAME_ROOM];
@@ -112,6 +145,7 @@ async fn an_interface_that_goes_down_or_away_is_told_apart() {
     assert!(matches!(socket.send(&arp(1)).await, Err(PacketError::Down { .. })));
     net.ip("link set two up");
     net.ip("link set one up");
+    net.wait_up(&["one", "two"]);
     open(&net, "one").send(&arp(1)).await.unwrap();
     assert_eq!(next(&socket).await.1, arp(1));
 

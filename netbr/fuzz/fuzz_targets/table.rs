@@ -32,7 +32,7 @@ impl Model {
             ipv4: named.then_some(Ipv4Addr::new(192, 168, 9, 9)),
             ipv6: named.then(|| "fe80::2".parse().unwrap()),
         };
-        let table = Table::new(TableConfig { macs: vec![GUEST], asker });
+        let table = Table::new(TableConfig { macs: vec![GUEST], siblings: Vec::new(), asker });
         Self { table, told: BTreeSet::new(), start: now, now, sent: 0 }
     }
 

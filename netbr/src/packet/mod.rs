@@ -92,16 +92,17 @@ pub struct Options {
     /// Whether the filter is fixed for the socket's life (`SO_LOCK_FILTER`, socket(7)): for a socket that goes to a
     /// process with fewer privileges.
     pub lock_filter: bool,
-    /// Whether sends skip the interface's queueing discipline (`PACKET_QDISC_BYPASS`, packet(7)), and with it nftables'
-    /// `egress` hook: on a port that rewrites frames, the guest then gets exactly what was sent. A full queue drops.
-    pub bypass_egress: bool,
+    /// Whether sends skip the interface's queueing discipline (`PACKET_QDISC_BYPASS`, packet(7)): a little quicker, but a full
+    /// queue drops instead of holding back. nftables' `egress` hook sees such frames all the same (`packet_xmit` in
+    /// `net/packet/af_packet.c`): what is sent on a port that rewrites frames is always rewritten.
+    pub bypass_queue: bool,
 }
 
 impl Options {
     /// A filter, neither locked nor bypassing anything.
     #[must_use]
     pub const fn new(filter: Filter) -> Self {
-        Self { filter, lock_filter: false, bypass_egress: false }
+        Self { filter, lock_filter: false, bypass_queue: false }
     }
 }
 
@@ -160,8 +161,8 @@ fn open_here(interface: &str, options: Options) -> Result<OwnedFd, PacketError> 
     if options.lock_filter {
         sys::lock_filter(socket.as_fd()).map_err(failed("lock the filter of a packet socket"))?;
     }
-    if options.bypass_egress {
-        sys::bypass_egress(socket.as_fd()).map_err(failed("let a packet socket bypass the queue"))?;
+    if options.bypass_queue {
+        sys::bypass_queue(socket.as_fd()).map_err(failed("let a packet socket bypass the queue"))?;
     }
     let index = name_to_index(&socket, interface)
         .map_err(|e| error(Errno::from_raw(e.raw_os_error()), "look up the index", interface))?;

@@ -27,7 +27,7 @@ pub(super) fn lock_filter(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// Lets sends skip the queueing discipline (packet(7), `PACKET_QDISC_BYPASS`).
-pub(super) fn bypass_egress(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(super) fn bypass_queue(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the option takes an int.
     unsafe { set::<c_int>(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1) }
 }

@@ -16,5 +16,8 @@ mod watcher;
 
 pub use carrier::SubscribeError;
 pub use question::Asker;
-pub use table::*;
+pub use table::{
+    Address, AskError, CAPACITY, Clocks, Event, LikelyCause, LostWhy, MOST_ASKED, NoAddress, Output, Port,
+    Saved, Source, Table, TableConfig, Want,
+};
 pub use watcher::{FrameHook, NoHook, Watch, WatchError, Watcher, WatcherConfig, WishError};

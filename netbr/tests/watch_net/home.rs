@@ -17,6 +17,7 @@ case "$1$reason" in
     deconfig | EXPIRE | FAIL | RELEASE | STOP) ip addr flush dev "$interface" scope global ;;
     bound | renew) ip addr replace "$ip/$mask" dev "$interface" ;;
     BOUND | RENEW | REBIND | REBOOT) ip addr replace "$new_ip_address/24" dev "$interface" ;;
+    BOUND6 | RENEW6 | REBIND6) ip addr replace "$new_ip6_address/64" dev "$interface" ;;
     PREINIT) ip link set "$interface" up ;;
 esac
 if [ -n "$router$new_routers" ]; then
@@ -77,6 +78,8 @@ impl Home {
         self.host.ip(&format!("link add {port} type veth peer name eth0 address {mac} netns {name}"));
         self.host.ip(&format!("link set {port} master br0 up"));
         net.ip("link set eth0 up");
+        net.wait_up(&["eth0"]);
+        self.host.wait_up(&[port]);
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -124,7 +127,7 @@ impl Home {
             ipv6: Some("fe80::5054:ff:fe50:ff02".parse().unwrap()),
         };
         WatcherConfig {
-            table: TableConfig { macs: vec![own], asker },
+            table: TableConfig { macs: vec![own], siblings: Vec::new(), asker },
             namespace: self.host.namespace(),
             known,
         }

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use netbr::Namespace;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
 
 /// Bounds every wait of a test. It is only reached when something is broken: a busy machine is slow, never this slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -54,6 +56,27 @@ impl Net {
     pub fn ip(&self, words: &str) -> String {
         let all = ["-netns", &self.name].into_iter().chain(words.split_whitespace());
         run("ip", all)
+    }
+
+    /// Waits until interfaces are up and carry frames: an end of a new cable drops what is sent until the kernel has got round
+    /// to it.
+    pub fn wait_up(&self, interfaces: &[&str]) {
+        let up = |name: &&str| self.ip(&format!("link show dev {name}")).contains("state UP");
+        self.wait_links(|| interfaces.iter().all(up));
+    }
+
+    /// Waits until something is true of the namespace's interfaces: it is asked for anew when the kernel has news of them.
+    pub fn wait_links(&self, wanted: impl Fn() -> bool) {
+        let subscribe = || {
+            let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
+            // RTMGRP_LINK (rtnetlink(7)).
+            socket.bind(&SocketAddr::new(0, 1)).unwrap();
+            socket
+        };
+        let news = self.namespace().run(subscribe).unwrap();
+        while !wanted() {
+            news.recv_from_full().unwrap();
+        }
     }
 
     /// Any program with these words in the namespace, to its end.

@@ -187,8 +187,6 @@ pub(super) enum Standing {
 pub(super) struct Entry {
     pub(super) known: Address,
     pub(super) standing: Standing,
-    /// Given for a time or for ever, by a server.
-    pub(super) leased: bool,
     /// Questions still to be asked.
     pub(super) plan: Option<Plan>,
     /// All questions were asked in vain.
@@ -201,22 +199,28 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) const fn new(known: Address, standing: Standing) -> Self {
-        let leased = matches!(known.source, Source::Dhcp | Source::Dhcpv6);
-        Self { known, standing, leased, plan: None, silent: false, doubted: false, distrusted: false }
+        Self { known, standing, plan: None, silent: false, doubted: false, distrusted: false }
+    }
+
+    /// Whether a server gave it.
+    pub(super) const fn leased(&self) -> bool {
+        matches!(self.known.source, Source::Dhcp | Source::Dhcpv6)
     }
 
     pub(super) const fn held(&self) -> bool {
         matches!(self.standing, Standing::Held)
     }
 
-    /// The higher, the longer it is kept where there is no room.
+    /// The higher, the longer it is kept where there is no room. The lease of a MAC is its only one, so it always finds room;
+    /// of unconfirmed DHCPv6 addresses there can be any number.
     pub(super) const fn worth(&self) -> u8 {
-        match (self.standing, self.known.confirmed, self.leased) {
+        match (self.standing, self.known.source, self.known.confirmed) {
             (Standing::Tentative { .. }, ..) => 0,
-            (Standing::Disputed { .. }, ..) | (Standing::Held, false, false) => 1,
-            (Standing::Held, false, true) => 2,
-            (Standing::Held, true, false) => 3,
-            (Standing::Held, true, true) => 4,
+            (Standing::Disputed { .. }, ..) => 1,
+            (Standing::Held, Source::Dhcp, false) => 3,
+            (Standing::Held, _, false) => 1,
+            (Standing::Held, Source::Arp | Source::Ndp, true) => 2,
+            (Standing::Held, Source::Dhcp | Source::Dhcpv6, true) => 4,
         }
     }
 }

@@ -11,7 +11,8 @@
 //!   another one; or, without a lease, when the guest has got another address and no longer answers for this one.
 //!
 //! What it cannot tell apart: a guest that answers ARP for addresses of machines behind it (proxy ARP) seems to have them. A
-//! bridge port in hairpin mode, which gives a guest its own frames back, looks like a second station with the guest's MAC.
+//! bridge port in hairpin mode, which gives a guest its own frames back, looks like a second station with the guest's MAC. An
+//! address that moves between guests by intent (VRRP) is a conflict for the one that had it.
 
 mod entry;
 mod plan;
@@ -48,6 +49,9 @@ const DISPUTE: Duration = Duration::from_secs(30);
 pub struct TableConfig {
     /// The MACs of the guest's interface behind the port: usually one.
     pub macs: Vec<Mac>,
+    /// The MACs of its interfaces behind other ports of the same network. Linux answers ARP for any address of its own on any of
+    /// its interfaces, so that is no conflict.
+    pub siblings: Vec<Mac>,
     /// Who asks the guest.
     pub asker: Asker,
 }
@@ -283,7 +287,7 @@ impl Table {
             let entry = &mut self.entries[at];
             if entry.held() {
                 entry.plan.get_or_insert(plan);
-                entry.doubted = !entry.leased;
+                entry.doubted = !entry.leased();
             }
         }
         self.tick(now)

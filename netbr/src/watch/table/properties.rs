@@ -73,7 +73,7 @@ impl Model {
             ipv6: named.then_some("fe80::2".parse().unwrap()),
         };
         let now = Instant::now();
-        let table = Table::new(TableConfig { macs: vec![GUEST], asker });
+        let table = Table::new(TableConfig { macs: vec![GUEST], siblings: Vec::new(), asker });
         Self { table, now, start: now, told: BTreeSet::new(), given: BTreeSet::new(), sent: 0 }
     }
 
@@ -179,7 +179,7 @@ proptest! {
     fn a_conflict_is_seen_from_both_sides(turns in prop::collection::vec(any::<bool>(), 0..10)) {
         let mut sides = [GUEST, OTHER].map(|mac| {
             let asker = Asker { mac: Mac::local([0, 0, 3]), ipv4: None, ipv6: None };
-            (Table::new(TableConfig { macs: vec![mac], asker }), mac, false)
+            (Table::new(TableConfig { macs: vec![mac], siblings: Vec::new(), asker }), mac, false)
         });
         let now = Instant::now();
         // At the latest each speaks twice by turns.

@@ -106,9 +106,8 @@ impl Table {
         if !usable(address) || self.config.asker.has(address) {
             return;
         }
-        self.disputed.take_if(|(disputed, _)| *disputed != address);
         let Some(at) = self.find(address) else {
-            let trusted = self.entries.iter().filter(|entry| entry.held()).count() < TRUSTED || answer;
+            let trusted = self.entries.iter().filter(|entry| entry.held()).count() < TRUSTED;
             let known = Address {
                 address,
                 mac,
@@ -123,6 +122,9 @@ impl Table {
             if !trusted {
                 entry.distrusted = true;
                 entry.plan = Some(self.plan(now, false, address));
+            }
+            if !known.is_link_local() {
+                self.forget_dispute(address);
             }
             self.insert(entry, out);
             return self.doubt_others(now, &known);
@@ -197,6 +199,9 @@ impl Table {
 
     /// Another station says that an address is its own.
     fn claimed(&mut self, now: Instant, address: IpAddr, other: Mac, out: &mut Output) {
+        if self.config.siblings.contains(&other) {
+            return;
+        }
         let Some(at) = self.find(address) else { return };
         let entry = &mut self.entries[at];
         let held = entry.held();
@@ -214,6 +219,11 @@ impl Table {
         }
     }
 
+    /// The guest has got an address in the place of one that another station has.
+    fn forget_dispute(&mut self, new: IpAddr) {
+        self.disputed.take_if(|(old, _)| *old != new && old.is_ipv4() == new.is_ipv4());
+    }
+
     /// The guest has got an address: does it still have its others of the kind that nobody leased to it?
     fn doubt_others(&mut self, now: Instant, new: &Address) {
         if new.is_link_local() {
@@ -223,7 +233,7 @@ impl Table {
         for entry in &mut self.entries {
             let alike = entry.known.address.is_ipv4() == new.address.is_ipv4() && entry.known.mac == new.mac;
             let other = entry.known.address != new.address && !entry.known.is_link_local();
-            if alike && other && entry.held() && !entry.leased && entry.plan.is_none() {
+            if alike && other && entry.held() && !entry.leased() && entry.plan.is_none() {
                 entry.plan = Some(plan);
                 entry.doubted = true;
             }
@@ -307,7 +317,7 @@ impl Table {
         let lease_end = secs.filter(|secs| *secs != u32::MAX);
         let lease_end = lease_end.and_then(|secs| now.checked_add(Duration::from_secs(u64::from(secs))));
         let source = if address.is_ipv4() { Source::Dhcp } else { Source::Dhcpv6 };
-        self.disputed.take_if(|(disputed, _)| *disputed != address);
+        self.forget_dispute(address);
         let plan = self.plan(now, true, address);
         let Some(at) = self.find(address) else {
             let known = Address {
@@ -327,7 +337,6 @@ impl Table {
         };
         let entry = &mut self.entries[at];
         entry.known = Address { mac, source, last_seen: now, lease_end, server, ..entry.known };
-        entry.leased = true;
         entry.doubted = false;
         if let Standing::Tentative { .. } = entry.standing {
             entry.standing = Standing::Held;

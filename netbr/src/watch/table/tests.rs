@@ -25,7 +25,7 @@ impl Test {
 
     fn with(ipv4: Option<Ipv4Addr>) -> Self {
         let asker = Asker { mac: Mac::local([0, 0xff, 2]), ipv4, ipv6: Some("fe80::2".parse().unwrap()) };
-        let table = Table::new(TableConfig { macs: vec![GUEST], asker });
+        let table = Table::new(TableConfig { macs: vec![GUEST], siblings: Vec::new(), asker });
         Self { table, now: Instant::now(), sent: 0 }
     }
 
@@ -244,6 +244,15 @@ fn another_claim_is_a_conflict_until_the_other_is_silent() {
 }
 
 #[test]
+fn the_guests_other_interface_is_no_rival() {
+    let mut test = Test::new();
+    test.table.config.siblings = vec![ROUTER];
+    test.announces(ADDRESS);
+    assert_eq!(test.sees(ToGuest, &arp_frame(true, (ROUTER, ADDRESS), OTHER)), []);
+    assert_eq!(test.addresses(), [v4(ADDRESS)]);
+}
+
+#[test]
 fn a_station_with_the_guests_mac_is_told_now_and_then() {
     let mut test = Test::new();
     let frame = arp_frame(false, (GUEST, OTHER), HOST);
@@ -263,6 +272,78 @@ fn a_static_address_that_was_changed_is_given_up() {
     test.announces(OTHER);
     assert_eq!(test.wait(60), [Event::Lost { address: v4(ADDRESS), why: LostWhy::Unanswered }]);
     assert_eq!(test.addresses(), [v4(OTHER)]);
+}
+
+#[test]
+fn a_late_trial_puts_probes_off() {
+    let mut test = Test::with(None);
+    test.sees(ToGuest, &ack(GUEST, ADDRESS, 3600));
+    test.wait(9);
+    test.sees(FromGuest, &arp_frame(false, (GUEST, NONE), ADDRESS));
+    test.wait(9);
+    assert_eq!(test.sent, 0);
+    test.wait(2);
+    assert_eq!(test.sent, 1);
+}
+
+/// The guest's address of a number.
+fn many(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(10, 1, high, low)
+}
+
+#[test]
+fn a_guest_with_many_addresses_must_answer_for_each() {
+    let mut test = Test::new();
+    for number in 1..=8 {
+        assert_eq!(short(&test.announces(many(number))), [('a', v4(many(number))), ('c', v4(many(number)))]);
+    }
+    assert_eq!(short(&test.announces(many(9))), [('a', v4(many(9)))]);
+    assert_eq!(test.announces(many(9)), [], "saying it again is not enough");
+    let answer = arp_frame(true, (GUEST, many(9)), HOST);
+    assert_eq!(short(&test.sees(FromGuest, &answer)), [('c', v4(many(9)))]);
+}
+
+#[test]
+fn a_flood_of_claims_does_not_drive_out_what_is_known() {
+    let mut test = Test::new();
+    test.sees(ToGuest, &ack(GUEST, ADDRESS, 3600));
+    test.announces(ADDRESS);
+    for number in 0..1000 {
+        test.announces(many(number));
+    }
+    assert_eq!(test.table.entries.len(), CAPACITY);
+    assert!(test.table.addresses().iter().any(|known| known.address == v4(ADDRESS) && known.confirmed));
+    // Nor do answers that nobody asked for.
+    for number in 1000..2000 {
+        test.sees(FromGuest, &arp_frame(true, (GUEST, many(number)), HOST));
+    }
+    let confirmed = test.table.addresses().iter().filter(|known| known.confirmed).count();
+    assert_eq!(confirmed, 8);
+    // A table full of addresses that the guest answers for takes no more claims, but a lease is always known.
+    for known in test.table.addresses() {
+        let IpAddr::V4(address) = known.address else { continue };
+        test.sees(FromGuest, &arp_frame(true, (GUEST, address), HOST));
+    }
+    assert!(test.table.addresses().iter().all(|known| known.confirmed));
+    assert_eq!(test.announces(many(3000)), []);
+    let events = test.sees(ToGuest, &ack(GUEST, OTHER, 3600));
+    assert!(short(&events).ends_with(&[('a', v4(OTHER))]), "{events:?}");
+    assert_eq!(test.table.entries.len(), CAPACITY);
+}
+
+#[test]
+fn only_the_guests_own_comes_back() {
+    let test = Test::new();
+    let clocks = Clocks { now: test.now, wall: std::time::SystemTime::now() };
+    let mut foreign = Test::new();
+    foreign.announces(ADDRESS);
+    let mut saved = Saved::new(&foreign.table.addresses()[0], clocks);
+    saved.mac = ROUTER;
+    assert_eq!(Test::new().table.restore(clocks, &[saved]), Output::default());
+    saved.mac = GUEST;
+    saved.address = v4(NONE);
+    assert_eq!(Test::new().table.restore(clocks, &[saved]), Output::default());
 }
 
 #[test]
@@ -396,6 +477,10 @@ fn why_there_is_no_address() {
     assert_eq!(why(&test), Some("unreachable"));
     test.sees(FromGuest, &dhcp_message(4, GUEST, NONE, NONE, &[50, 4, 192, 168, 7, 9]));
     assert_eq!(why(&test), Some("address-conflict"));
+    let local: Ipv6Addr = "fe80::9".parse().unwrap();
+    test.sees(FromGuest, &neighbor_frame(136, GUEST, local, local));
+    test.announces(Ipv4Addr::new(169, 254, 1, 1));
+    assert_eq!(why(&test), Some("address-conflict"), "what it falls back to changes nothing");
     test.sees(ToGuest, &ack(GUEST, OTHER, 600));
     assert_eq!(why(&test), Some("unreachable"));
     test.announces(OTHER);
