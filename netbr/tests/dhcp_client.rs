@@ -393,6 +393,21 @@ fn another_process_goes_on_with_a_lease_where_it_stands() {
 }
 
 #[test]
+fn a_lease_that_ended_while_it_was_checked_is_asked_for_anew_after_a_pause() {
+    let mut wire = Wire::new(network(20), client());
+    wire.start();
+    // The process was stopped for a day.
+    wire.elapsed = Duration::from_secs(86_400);
+    wire.tick();
+    wire.tick();
+    assert!(matches!(wire.events[..], [Event::Bound(_)]));
+    assert_eq!(wire.machine.deadline(), Some(wire.begin + wire.elapsed + Duration::from_secs(1)));
+    wire.tick();
+    assert!(matches!(wire.events[1..], [Event::Lost { why: Loss::Expired, .. }]));
+    assert_eq!(wire.kinds()[2..], [Kind::Discover, Kind::Request]);
+}
+
+#[test]
 fn a_lease_without_an_end_is_left_alone() {
     let network = Network { lease_time: Duration::from_secs(u32::MAX.into()), ..network(20) };
     let mut wire = Wire::new(network, reachable());

@@ -232,6 +232,12 @@ fn a_guest_goes_on_with_its_address_when_the_leases_were_lost() {
     assert_eq!(bound_by(&outcome), Some((ip(12), Occasion::Adopted)));
     let request = from_its_address(message(Kind::Request, mac(2)), ip(12), network.server);
     assert!(is_refused(&handle(&network, &mut leases, at(0), &request), ip(12)));
+    // Also when another one was chosen for it meanwhile, of which it was not told.
+    let chosen = leases.choose(&network, at(0), mac(2), None).unwrap().address;
+    let used = if chosen == ip(13) { ip(14) } else { ip(13) };
+    let request = from_its_address(message(Kind::Request, mac(2)), used, network.server);
+    let outcome = handle(&network, &mut leases, at(0), &request);
+    assert_eq!(bound_by(&outcome), Some((used, Occasion::Adopted)));
 }
 
 #[test]

@@ -4,6 +4,26 @@
 //! one file of leases. So the server is a pure function of a request and the leases ([`server::handle`]), the file lends the
 //! leases out one transaction at a time ([`LeaseFile`]), and a [`Responder`] puts the two together for a port.
 //!
+//! ```
+//! use netbr::Mac;
+//! use netbr::dhcp::{LeaseFile, Network, Responder};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! let network = Network::new("10.77.0.0/24".parse()?, "10.77.0.1".parse()?, "52:54:00:00:00:01".parse()?);
+//! network.check()?;
+//! let leases = LeaseFile::open(&folder.path().join("leases.json"))?;
+//! let guest: Mac = "52:54:00:12:34:56".parse()?;
+//! let now = std::time::SystemTime::now();
+//! leases.transaction(|leases| leases.reserve(&network, now, guest, "10.77.0.7".parse().unwrap()))??;
+//!
+//! let mut responder = Responder::new(network, leases, [guest]);
+//! let answer = responder.on_frame(b"a frame that the guest sent")?;
+//! assert_eq!(answer.frame, None);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | module | is |
 //! |---|---|
 //! | [`options`], [`message`] | the codec, on smoltcp's `wire` |

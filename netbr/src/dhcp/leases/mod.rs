@@ -267,9 +267,11 @@ impl Leases {
         }
     }
 
-    /// Whether a MAC of which nothing is known may go on using an address from an earlier life of these records.
+    /// Whether a MAC that was told of no address may go on using one from an earlier life of these records.
     pub(super) fn is_adoptable(&self, network: &Network, mac: Mac, address: Ipv4Addr) -> bool {
-        self.get(mac).is_none() && self.reservation(mac).is_none() && self.is_free(network, address)
+        self.get(mac).is_none_or(|record| record.state == State::Chosen)
+            && self.reservation(mac).is_none()
+            && self.is_free(network, address)
     }
 
     pub(super) fn offer(&mut self, now: SystemTime, mac: Mac) {

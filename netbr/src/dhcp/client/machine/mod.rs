@@ -30,6 +30,8 @@ const LAST_REPETITION: Duration = Duration::from_secs(64);
 const REQUESTS: u32 = 4;
 /// The least time between repetitions of a renewal (RFC 2131, 4.4.5).
 const RENEWAL_REPETITION: Duration = Duration::from_secs(60);
+/// The least time before a lease is renewed, were it over sooner.
+const SOONEST_RENEWAL: Duration = Duration::from_secs(1);
 /// Before beginning anew after a conflict (RFC 2131, 3.1, 5).
 const AFTER_CONFLICT: Duration = Duration::from_secs(10);
 /// ARP probes before an address is taken, and the time for an answer to each.
@@ -177,11 +179,13 @@ impl Machine {
     /// Where its time to renew has come, that is done; where it is over, a new one is asked for.
     pub fn resume(&mut self, lease: Lease, now: Moment) -> Vec<Action> {
         let age = Duration::from_secs(unix_seconds(now.wall).saturating_sub(lease.obtained));
+        let is_due = lease.times().is_some_and(|[renew, ..]| renew <= age);
         self.hold(lease, now, age);
-        match self.deadline {
-            Some(at) if at <= now.monotonic => self.timer(now),
-            _ => Vec::new(),
+        if !is_due {
+            return Vec::new();
         }
+        self.deadline = Some(now.monotonic);
+        self.timer(now)
     }
 
     /// Renews the lease now rather than at T1; nothing where none is held or that is under way.
@@ -370,7 +374,9 @@ impl Machine {
         let times = lease.times().map(|times| times.map(|time| now.monotonic + time.saturating_sub(age)));
         // Clients that were started together do not renew together (RFC 2131, 4.4.5).
         let early = lease.times().map_or(Duration::ZERO, |[renew, ..]| self.part_of(renew / 32));
-        self.deadline = times.map(|[renew, ..]| renew.checked_sub(early).unwrap_or(renew).max(now.monotonic));
+        // However short a lease is, it is not asked for without a pause.
+        let soonest = now.monotonic + SOONEST_RENEWAL;
+        self.deadline = times.map(|[renew, ..]| renew.checked_sub(early).unwrap_or(renew).max(soonest));
         self.sent = 0;
         self.state = State::Bound(Held { lease, times });
     }
