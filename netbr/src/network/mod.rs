@@ -17,6 +17,7 @@
 //! | `dns` | which name servers guests are told |
 //! | `store` | the files |
 //! | `choice` | a subnet that nobody uses |
+//! | `parts` | which addresses of it are for whom |
 //! | `host` | what the host must do for it besides: forwarding, free ports |
 //! | `rules` | the table |
 //! | `obstacle` | others' rules that keep packets from it |
@@ -32,6 +33,7 @@ mod dns;
 mod error;
 mod host;
 mod obstacle;
+mod parts;
 mod rules;
 mod store;
 
@@ -41,7 +43,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::dhcp::{self, Subnet};
-use crate::link::{ALIAS_PREFIX, Address, Link, Links};
+use crate::link::{Address, Link, Links};
 use crate::nft::{Family, Nft};
 use crate::{Mac, Namespace};
 use store::{Locked, Store};
@@ -50,6 +52,7 @@ pub use config::{Forward, NatConfig, Protocol};
 pub use dns::{DnsChoice, resolvers};
 pub use error::NatError;
 pub use obstacle::{Firewall, Obstacle};
+pub use parts::{fixed, seen};
 
 /// What a network is, as its file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,13 +169,14 @@ impl NatNetwork {
         &self.plan
     }
 
-    /// What guests are to be told and given by DHCP.
+    /// What guests are to be told and given by DHCP; the addresses of [`fixed`] are not chosen from.
     #[must_use]
     pub fn dhcp(&self) -> dhcp::Network {
         let mut network = dhcp::Network::new(self.plan.subnet, self.plan.router, self.plan.mac);
         network.dns.clone_from(&self.plan.dns);
         network.domain.clone_from(&self.plan.domain);
         network.mtu = self.plan.mtu;
+        network.pool = Some(parts::dynamic(self.plan.subnet));
         network
     }
 
@@ -296,7 +300,7 @@ impl NatNetwork {
             Some(_) => return Err(NatError::Taken { name: name.clone() }),
             None => links.create_bridge(name, self.plan.mac).await?,
         };
-        links.set_alias(bridge.index, &format!("{ALIAS_PREFIX}network {name}")).await?;
+        links.set_alias(bridge.index, &parts::alias(name)).await?;
         if let Some(mtu) = self.plan.mtu {
             links.set_mtu(bridge.index, mtu.into()).await?;
         }
