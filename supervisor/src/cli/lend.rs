@@ -28,7 +28,8 @@ pub(super) fn main_if_lender() -> Option<ExitCode> {
         lend()
     } else {
         // A link to a lender under another name must not be a midge with a capability.
-        Err("this copy of midge has got rights from its file and does nothing with them; run another one".into())
+        Err("this copy of midge has got rights from its file and does nothing with them; run another one"
+            .into())
     };
     Some(match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,16 +44,15 @@ pub(super) fn main_if_lender() -> Option<ExitCode> {
 /// Lends a socket on the interface that the one argument names, over standard input.
 fn lend() -> Result<(), String> {
     let mut arguments = std::env::args_os().skip(1);
-    let (Some(interface), None) = (arguments.next().and_then(|name| name.into_string().ok()), arguments.next())
+    let (Some(interface), None) =
+        (arguments.next().and_then(|name| name.into_string().ok()), arguments.next())
     else {
         return Err(format!("{} is run by midge only, with the name of an interface", lender::NAME));
     };
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|e| e.to_string())?;
-    runtime
-        .block_on(netbr::packet::lend(&interface, &UnixStream::from(stdin)))
-        .map_err(|e| chain(&e))
+    runtime.block_on(netbr::packet::lend(&interface, &UnixStream::from(stdin))).map_err(|e| chain(&e))
 }
 
 /// Whether the kernel gave this process rights that come from its file (`AT_SECURE`, getauxval(3)). Not by /proc, which a caller

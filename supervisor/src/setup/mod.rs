@@ -173,7 +173,9 @@ mod tests {
     fn names_stay_and_differ() {
         assert_eq!(name("pi", 1000, "br0", 0), name("pi", 1000, "br0", 0));
         let names: std::collections::BTreeSet<_> = (0..250)
-            .flat_map(|n| [name("pi", 1000, "br0", n), name("pi", 1000, "midge0", n), name("pi", 1001, "br0", n)])
+            .flat_map(|n| {
+                [name("pi", 1000, "br0", n), name("pi", 1000, "midge0", n), name("pi", 1001, "br0", n)]
+            })
             .collect();
         assert_eq!(names.len(), 750);
     }

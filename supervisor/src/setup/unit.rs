@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn the_unit_says_what_to_run() {
-        let unit = text("pi", &["/opt/my midge", "net", "setup", "--net", "bridge=br0", "--user", "a%b$c\"d\\"]);
+        let unit =
+            text("pi", &["/opt/my midge", "net", "setup", "--net", "bridge=br0", "--user", "a%b$c\"d\\"]);
         let line = unit.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
         assert_eq!(line, r#"ExecStart="/opt/my midge" net setup --net bridge=br0 --user "a%%b$$c\"d\\""#);
         assert!(unit.contains("\nType=oneshot\n") && unit.contains("\nAfter=network-online.target\n"));
