@@ -9,6 +9,7 @@ pub mod host;
 pub mod image;
 pub mod machine;
 pub mod seed;
+pub mod setup;
 pub mod snapshot;
 pub mod spec;
 pub mod store;

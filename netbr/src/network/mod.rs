@@ -17,6 +17,7 @@
 //! | `dns` | which name servers guests are told |
 //! | `store` | the files |
 //! | `choice` | a subnet that nobody uses |
+//! | `parts` | which addresses of it are for whom |
 //! | `host` | what the host must do for it besides: forwarding, free ports |
 //! | `rules` | the table |
 //! | `obstacle` | others' rules that keep packets from it |
@@ -32,6 +33,7 @@ mod dns;
 mod error;
 mod host;
 mod obstacle;
+mod parts;
 mod rules;
 mod store;
 
@@ -41,7 +43,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::dhcp::{self, Subnet};
-use crate::link::{ALIAS_PREFIX, Address, Link, Links};
+use crate::link::{Address, Link, Links};
 use crate::nft::{Family, Nft};
 use crate::{Mac, Namespace};
 use store::{Locked, Store};
@@ -50,6 +52,7 @@ pub use config::{Forward, NatConfig, Protocol};
 pub use dns::{DnsChoice, resolvers};
 pub use error::NatError;
 pub use obstacle::{Firewall, Obstacle};
+pub use parts::{fixed, seen};
 
 /// The longest packet of Ethernet as a rule (RFC 894).
 const ETHERNET_MTU: u16 = 1500;
@@ -169,13 +172,14 @@ impl NatNetwork {
         &self.plan
     }
 
-    /// What guests are to be told and given by DHCP.
+    /// What guests are to be told and given by DHCP; the addresses of [`fixed`] are not chosen from.
     #[must_use]
     pub fn dhcp(&self) -> dhcp::Network {
         let mut network = dhcp::Network::new(self.plan.subnet, self.plan.router, self.plan.mac);
         network.dns.clone_from(&self.plan.dns);
         network.domain.clone_from(&self.plan.domain);
         network.mtu = self.plan.mtu;
+        network.pool = Some(parts::dynamic(self.plan.subnet));
         network
     }
 
@@ -303,7 +307,7 @@ impl NatNetwork {
             Some(link) => link,
             None => links.create_bridge(name, self.plan.mac).await?,
         };
-        links.set_alias(bridge.index, &alias(name)).await?;
+        links.set_alias(bridge.index, &parts::alias(name)).await?;
         links.set_mtu(bridge.index, self.plan.mtu.unwrap_or(ETHERNET_MTU).into()).await?;
         links.set_up(bridge.index).await?;
         Ok(bridge)
@@ -315,14 +319,10 @@ impl NatNetwork {
     }
 }
 
-fn alias(name: &str) -> String {
-    format!("{ALIAS_PREFIX}network {name}")
-}
-
 /// The MAC and the subnet of a network whose files were lost: of a bridge with its name that says in its alias that it is its.
 async fn left_over(links: &Links, name: &str) -> Result<Option<(Mac, Option<Subnet>)>, NatError> {
     let bridge = links.get(name).await?.filter(|link| link.bridge().is_some());
-    let Some(bridge) = bridge.filter(|link| link.alias.as_deref() == Some(&alias(name))) else {
+    let Some(bridge) = bridge.filter(|link| link.alias.as_deref() == Some(&parts::alias(name))) else {
         return Ok(None);
     };
     let subnets =

@@ -16,6 +16,7 @@ mod fetch;
 mod follow;
 mod images;
 mod interrupt;
+mod lend;
 mod logfile;
 mod names;
 mod output;
@@ -38,6 +39,10 @@ type Outcome = Result<u8, Failed>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // Before anything else: then this is a program with a right that its caller does not have.
+    if let Some(ended) = lend::main_if_lender() {
+        return ended;
+    }
     let cli = match Cli::try_parse_from(args::join_waits(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {

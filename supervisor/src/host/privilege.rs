@@ -18,12 +18,17 @@ pub fn default_net() -> Net {
     }
 }
 
-/// Whether this process may make bridges and taps: it has `CAP_NET_ADMIN`, and the kernel offers taps. Being root alone says
-/// nothing in a container.
+/// Whether this process may make bridges and taps: it may change the host's networks, and the kernel offers taps.
 #[must_use]
 pub fn may_make_networks() -> bool {
+    may_change_networks() && Path::new("/dev/net/tun").exists()
+}
+
+/// Whether this process has `CAP_NET_ADMIN`. Being root alone says nothing in a container.
+#[must_use]
+pub fn may_change_networks() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    effective(&status) >> CAP_NET_ADMIN & 1 == 1 && Path::new("/dev/net/tun").exists()
+    effective(&status) >> CAP_NET_ADMIN & 1 == 1
 }
 
 /// The effective capabilities in `/proc/PID/status` (proc_pid_status(5)).

@@ -301,6 +301,7 @@ impl Driver {
         shared.set_ports(Rc::default());
         tokio::task::spawn_local(async move {
             // Not left in between: the network would go and come, and with it what is under way through it.
+            before.quiet().await;
             drop(before);
             let planned = match shared.replan() {
                 Ok(plan) => Ports::make(&shared.home, &plan).await.map(|ports| (plan, ports)),

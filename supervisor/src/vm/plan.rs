@@ -3,7 +3,6 @@
 //! Planning reads the host and decides; it starts nothing and changes nothing, except that it puts an embedded image's
 //! kernel into the store.
 
-use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -339,17 +338,7 @@ fn check_readable(what: &str, path: &Path) -> Result<PathBuf, Failure> {
 fn check_ports(nets: &[Net]) -> Result<(), Failure> {
     let user = nets.iter().filter(|net| matches!(net, Net::User { .. }));
     for forward in user.flat_map(Net::forwards) {
-        if let Err(e) = TcpListener::bind((forward.address, forward.host)) {
-            let why = format!(
-                "cannot listen on {}:{} for the guest's port {}: {e}",
-                forward.address, forward.host, forward.guest
-            );
-            let next = format!(
-                "`ss -ltnp sport = :{}` shows who has it; or choose another port with `-p`",
-                forward.host
-            );
-            return Err(Failure::new(FailureKind::HostUnfit, why).hint(next));
-        }
+        super::ports::listen(forward)?;
     }
     Ok(())
 }

@@ -1,11 +1,14 @@
 //! The host's ends of a guest's interfaces: the tap of each that is on a bridge, and the watch on it.
 //!
-//! They are made for each run of the guest and end with it. A supervisor that takes charge of a QEMU that runs already finds its
+//! They are made for each run of the guest and end with it; without privilege, those are claimed that root has prepared
+//! (see [`crate::setup`]). A supervisor that takes charge of a QEMU that runs already finds its
 //! ports by their recorded names; QEMU holds the taps.
 
 mod heard;
 mod make;
 mod nat;
+mod prepared;
+mod proxy;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -13,11 +16,13 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use nat::Nat;
-pub use nat::{forget_leases, own_leases};
+pub use nat::{forget_leases, own_leases, state_dir as own_network_state};
 use netbr::Namespace;
 use netbr::link::Tap;
 use netbr::packet::PacketSocket;
 use netbr::watch::{Asker, Event, TableConfig, Want, Watch, WatchError, Watcher, WatcherConfig};
+use prepared::Prepared;
+pub(super) use proxy::listen;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 
@@ -66,9 +71,18 @@ struct Port {
     /// The view of the watch, once it has begun.
     watch: RefCell<Option<Watch>>,
     /// The use of midge's own network, where it is on that.
-    nat: Option<Rc<Nat>>,
+    service: Option<Service>,
     /// What runs for it: ended with it.
     tasks: RefCell<JoinSet<()>>,
+}
+
+/// How a port uses midge's own network.
+#[derive(Debug)]
+enum Service {
+    /// By privilege of this process's own.
+    Own(Rc<Nat>),
+    /// By what root has prepared.
+    Prepared(Rc<Prepared>),
 }
 
 /// What a port's watch needs.
@@ -96,8 +110,18 @@ impl Ports {
 
     /// Leaves the networks that they were on: for when no guest will use them any more.
     pub(super) async fn leave(&self) {
-        for nat in self.all.iter().filter_map(|port| port.nat.as_ref()) {
-            nat.leave().await;
+        for port in &self.all {
+            if let Some(Service::Own(nat)) = &port.service {
+                nat.leave().await;
+            }
+        }
+    }
+
+    /// Ends what runs for them, so that the next ports can listen where these did.
+    pub(super) async fn quiet(&self) {
+        for port in &self.all {
+            let mut tasks = port.tasks.take();
+            tasks.shutdown().await;
         }
     }
 
@@ -113,6 +137,12 @@ impl Ports {
     /// Begins to watch them. `known` is what a supervisor before knew: each address of it is asked for at once.
     pub(super) fn watch(&self, shared: &Rc<Shared>, known: &[Heard]) {
         for port in &self.all {
+            if let Some(Service::Prepared(prepared)) = &port.service {
+                let mut tasks = port.tasks.borrow_mut();
+                for proxy in prepared.take_proxies() {
+                    tasks.spawn_local(proxy.run());
+                }
+            }
             let Some(Ear { socket, asker }) = port.ear.borrow_mut().take() else { continue };
             let known = known.iter().filter(|heard| heard.net == port.state.net);
             let config = WatcherConfig {
@@ -131,10 +161,14 @@ impl Ports {
                     tell_end(&told, net, &e);
                 }
             };
-            match &port.nat {
+            match &port.service {
                 None => tasks.spawn_local(async move { end(watcher.run().await) }),
-                Some(nat) => {
+                Some(Service::Own(nat)) => {
                     let watcher = watcher.with_hook(nat.hook(shared, net, &watch));
+                    tasks.spawn_local(async move { end(watcher.run().await) })
+                }
+                Some(Service::Prepared(prepared)) => {
+                    let watcher = watcher.with_hook(prepared.clone().hook());
                     tasks.spawn_local(async move { end(watcher.run().await) })
                 }
             };

@@ -24,6 +24,7 @@ use tokio::sync::Mutex;
 
 use super::NAT;
 use crate::error::chain;
+use crate::setup::{PreparedTap, is_network_user};
 use crate::spec::Forward;
 use crate::store::{Home, Status};
 use crate::vm::control::{Failure, FailureKind};
@@ -32,7 +33,8 @@ use crate::vm::history::Happening;
 use crate::vm::shared::Shared;
 
 /// Where the networks of this host are written down: with the run-time files, as they are gone with a reboot.
-fn state_dir(home: &Home) -> PathBuf {
+#[must_use]
+pub fn state_dir(home: &Home) -> PathBuf {
     home.run().join("networks")
 }
 
@@ -113,13 +115,22 @@ impl Nat {
         let config = NatConfig { name: NAT.to_owned(), ..NatConfig::default() };
         let mut network =
             NatNetwork::ensure(&namespace, &state_dir(home), &config).await.map_err(|e| unfit(&e))?;
-        // Those of VMs whose supervisor and QEMU were killed.
-        network.sweep(|id| id == user || lives(home, id)).await.map_err(|e| unfit(&e))?;
+        // Those of VMs whose supervisor and QEMU were killed. Set-ups stay until root takes them away.
+        network
+            .sweep(|id| id == user || is_network_user(id) || lives(home, id))
+            .await
+            .map_err(|e| unfit(&e))?;
 
         let mut parameters = network.dhcp();
         parameters.names.insert(wish.mac, wish.name.to_owned());
         let file = lease_file(home).map_err(|e| unfit(&e))?;
+        let links = Links::open(&namespace).map_err(|e| unfit(&e))?;
         if let Some(ip) = wish.ip {
+            let all = links.list().await.map_err(|e| unfit(&e))?;
+            if let Some(tap) = PreparedTap::among(&all).iter().find(|tap| tap.address == Some(ip)) {
+                let why = format!("{ip} is prepared for the VMs of {}, on {}", tap.user, tap.link.name);
+                return Err(Failure::new(FailureKind::Usage, why).hint("choose another address"));
+            }
             file.transaction(|leases| leases.reserve(&parameters, SystemTime::now(), wish.mac, ip))
                 .map_err(|e| unfit(&e))?
                 .map_err(|e| Failure::new(FailureKind::Usage, chain(&e)))?;
@@ -141,7 +152,6 @@ impl Nat {
         let notes = network.obstacles().unwrap_or_default();
         let notes =
             notes.into_iter().map(|o| format!("{o}; this lets guests through: {}", o.remedy())).collect();
-        let links = Links::open(&namespace).map_err(|e| unfit(&e))?;
         let bridge = links.adopt_bridge(NAT).await.map_err(|e| unfit(&e))?;
         let nat = Self {
             network: Rc::new(Mutex::new(network)),
