@@ -14,12 +14,10 @@ use std::rc::Rc;
 pub use boot::{BootFiles, OsFacts};
 pub use disk::{GuestDisk, ReadAt};
 pub use partitions::{PartitionError, Role};
-pub use tree::TreeError;
-
-use partitions::Partition;
-use tree::Tree;
+pub use tree::{Tree, TreeError};
 
 use crate::spec::Arch;
+use partitions::Partition;
 
 /// Why a disk's content cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +85,11 @@ impl Contents {
         Self::read(&(Rc::new(disk) as Rc<dyn ReadAt>))
     }
 
-    fn read(disk: &Rc<dyn ReadAt>) -> Result<Self, ContentsError> {
+    /// As [`Contents::of`], of bytes from anywhere.
+    ///
+    /// # Errors
+    /// As [`Contents::of`].
+    pub fn read(disk: &Rc<dyn ReadAt>) -> Result<Self, ContentsError> {
         let table = partitions::read(&**disk)?;
         let efi = table.partitions.iter().any(|partition| partition.role == Role::Efi);
         let bios = table.boot_code;
@@ -124,6 +126,12 @@ impl Contents {
             (false, false) => None,
         };
         Ok(Self { os, boot, firmware, root: root.map(|(tree, _)| tree), boot_tree })
+    }
+
+    /// The file system of the system on the disk, where it could be looked into.
+    #[must_use]
+    pub fn root(&self) -> Option<&Tree> {
+        self.root.as_ref()
     }
 
     /// Copies a file that [`BootFiles`] names to `target`.
