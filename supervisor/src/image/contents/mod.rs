@@ -60,7 +60,7 @@ pub enum NoDirectBoot {
     #[error("no file system was found on it")]
     Empty,
     /// Another file system than ext4.
-    #[error("its file systems are {}, and only ext4 can be looked into", .0.join(", "))]
+    #[error("midge looks into ext4 only, and its file systems are {}", .0.join(", "))]
     FileSystem(Vec<&'static str>),
     /// ext4, but no system.
     #[error("no system was found on its ext4 file systems")]
@@ -98,7 +98,12 @@ impl Contents {
         let (mut trees, mut others) = (Vec::new(), Vec::new());
         for partition in places {
             match file_system(&**disk, &partition) {
-                Some("ext4") => trees.push((Tree::open(disk, &partition)?, partition)),
+                Some("ext4") => match Tree::open(disk, &partition) {
+                    Ok(tree) => trees.push((tree, partition)),
+                    // Not damaged; a kernel may well know them.
+                    Err(e) if e.is_unknown_feature() => others.push("an ext4 with features unknown here"),
+                    Err(e) => return Err(e.into()),
+                },
                 Some(other) if partition.role == Role::Other => others.push(other),
                 _ => {}
             }

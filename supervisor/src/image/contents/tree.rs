@@ -46,6 +46,13 @@ pub enum TreeError {
     },
 }
 
+impl TreeError {
+    /// Whether the file system is of a kind that the library does not know, as against a damaged one.
+    pub(super) fn is_unknown_feature(&self) -> bool {
+        matches!(self, Self::Ext4 { source: Ext4Error::Incompatible(_), .. })
+    }
+}
+
 /// One ext4 file system.
 pub struct Tree {
     fs: Ext4,
