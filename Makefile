@@ -43,4 +43,4 @@ fuzz: ## Fuzzes the parsers for a minute each; needs a nightly Rust and cargo-fu
 
 clean:
 	cargo clean
-	rm -rf guest/target qmp/fuzz/target
+	rm -rf guest/target qmp/fuzz/target netbr/fuzz/target supervisor/fuzz/target

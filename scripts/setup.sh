@@ -47,6 +47,9 @@ if $tests; then
     need "a guest agent to test the client with" qemu-guest-agent
     need "counts a supervisor's system calls" strace
     need "reads what the unikernel is made of" binutils
+    need "partitions the disks that tests import" fdisk
+    need "file systems whose files share blocks" btrfs-progs xfsprogs
+    need "packs a kernel that a test unpacks" zstd
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -121,7 +121,10 @@ fn an_image_is_immutable_checked_and_kept_while_a_vm_needs_it() {
     flip_a_byte(disk);
     let damaged = sandbox.fails(1, &["image", "verify"]);
     assert!(damaged.contains(disk.file_name().unwrap().to_str().unwrap()), "{damaged}");
+    sandbox.fails(4, &["image", "rm", "debian:12", "--dry-run"]);
     sandbox.ok(&["rm", "deb"]);
+    sandbox.ok(&["image", "rm", "debian:12", "--dry-run"]);
+    assert_eq!(sandbox.ok(&["image", "ls", "-q"]), "debian:12\nhello\n");
     sandbox.ok(&["image", "rm", "debian:12"]);
     assert_eq!(sandbox.ok(&["image", "ls", "-q"]), "hello\n");
     assert!(!disk.parent().unwrap().exists());

@@ -369,7 +369,7 @@ fn raw_disks_share_blocks_where_the_file_system_can() {
             .write_all_at(&vec![0x55; 5 << 20], 3 << 20)
             .unwrap();
         let script = r#"
-            truncate -s 400M fs; $1; mkdir mnt; mount -o loop fs mnt
+            truncate -s 400M fs; $1 > /dev/null; mkdir mnt; mount -o loop fs mnt
             cp raw mnt/raw
             "$MIDGE" image import mnt/raw --name base -o json
             "$MIDGE" create auto --image base --disk 64M >&2
@@ -383,7 +383,9 @@ fn raw_disks_share_blocks_where_the_file_system_can() {
         let done = in_namespace(&sandbox, script, &[make]);
         assert_eq!(done.code, 0, "{make}: {}{}", done.stdout, done.stderr);
         let mut lines = done.stdout.lines();
-        let imported: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+        let first = lines.next().unwrap_or_default();
+        let imported: Value =
+            serde_json::from_str(first).unwrap_or_else(|e| panic!("{make}: {e}: {}{}", done.stdout, done.stderr));
         let rest: Vec<&str> = lines.collect();
         let format = imported["manifest"]["disk"]["format"].as_str().unwrap();
         if make.contains("ext4") {
@@ -419,4 +421,23 @@ fn a_missing_converter_is_named_and_other_formats_do_without() {
     assert_eq!(done.code, 6, "{}", done.stderr);
     assert!(done.stderr.contains("install the package qemu-utils"), "{}", done.stderr);
     assert_eq!(import("raw").stdout, "raw\n");
+}
+
+/// A small disk in a mount namespace of its own.
+#[test]
+fn a_full_disk_is_told_and_nothing_is_left() {
+    assert!(nix::unistd::Uid::effective().is_root(), "this test mounts file systems: run it as root");
+    let sandbox = Sandbox::new();
+    let raw = partitioned(sandbox.path());
+    let noise = vec![0x55; 6 << 20];
+    fs::File::options().write(true).open(raw).unwrap().write_all_at(&noise, 2 << 20).unwrap();
+    tool(sandbox.path(), "qemu-img", &["convert", "-f", "raw", "-O", "qcow2", "raw", "disk.qcow2"]);
+    let script = r#"
+        mkdir mnt; mount -t tmpfs -o size=3m tmpfs mnt
+        for file in raw disk.qcow2; do
+            code=0; "$MIDGE" image import $file --name x || code=$?
+            echo "$code $("$MIDGE" image ls -q) $(ls mnt/home/tmp | wc -l)"
+        done"#;
+    let done = in_namespace(&sandbox, script, &[]);
+    assert_eq!(done.stdout, "8 hello 0\n8 hello 0\n", "{}", done.stderr);
 }

@@ -134,7 +134,8 @@ fn read(stream: &mut impl BufRead) -> Option<Request> {
         let Some((name, value)) = line.trim_end().split_once(':') else { return Some(request) };
         match name.to_ascii_lowercase().as_str() {
             "range" => {
-                request.range = value.trim().strip_prefix("bytes=")?.trim_end_matches('-').parse().ok();
+                let first = value.trim().strip_prefix("bytes=")?.trim_end_matches('-');
+                request.range = first.parse().ok();
             }
             "if-range" => request.if_range = Some(value.trim().to_owned()),
             _ => {}

@@ -181,14 +181,14 @@ fn progress_text(progress: &Progress) -> String {
     text.trim_end().chars().take(78).collect()
 }
 
-/// Removes an image that no VM stands on.
-pub(super) fn remove(context: &Context, name: &str) -> Result<(), Failed> {
+/// Removes an image that no VM stands on, or only says whether that could be.
+pub(super) fn remove(context: &Context, name: &str, dry: bool) -> Result<(), Failed> {
     let users = users(context)?;
     let on = |image: &Image| {
         let stands = |(_, manifest): &&(String, Manifest)| manifest.name == image.manifest.name;
         users.iter().filter(stands).map(|(vm, _)| vm.clone()).collect()
     };
-    Ok(store(context)?.remove(name, on)?)
+    Ok(store(context)?.remove(name, on, dry)?)
 }
 
 /// Compares an image's files with its digests.

@@ -147,8 +147,13 @@ impl ImageStore {
         sealed.write_to(&self.images.join(name.folder()), scratch.path())
     }
 
-    /// Removes an image, unless `users` names VMs that need it.
-    pub fn remove(&self, name: &str, users: impl FnOnce(&Image) -> Vec<String>) -> Result<(), ImageError> {
+    /// Removes an image, unless `users` names VMs that need it; where `dry` is set, everything but that.
+    pub fn remove(
+        &self,
+        name: &str,
+        users: impl FnOnce(&Image) -> Vec<String>,
+        dry: bool,
+    ) -> Result<(), ImageError> {
         let name: ImageName = name.parse()?;
         if self.embedded(&name).is_some() {
             return Err(ImageError::Embedded(name));
@@ -166,6 +171,9 @@ impl ImageStore {
             // Removing is the way out of a damaged one.
             Err(ImageError::Manifest { .. } | ImageError::Outside { .. }) => {}
             Err(e) => return Err(e),
+        }
+        if dry {
+            return Ok(());
         }
         // One step takes it out of sight; what follows may be cut short at any point.
         let scratch = self.scratch()?;
@@ -390,7 +398,7 @@ mod tests {
         let newer = Embedded { kernel: b"a newer kernel", ..HELLO };
         let image = ImageStore::new(home.0.path(), vec![newer]).get("hello").unwrap();
         assert_eq!(fs::read(image.kernel().unwrap()).unwrap(), b"a newer kernel");
-        assert!(matches!(home.store().remove("hello", |_| Vec::new()), Err(ImageError::Embedded(_))));
+        assert!(matches!(home.store().remove("hello", |_| Vec::new(), false), Err(ImageError::Embedded(_))));
     }
 
     #[test]
@@ -419,13 +427,16 @@ mod tests {
         let store = home.store();
         store.install(home.draft("debian:12", "x")).unwrap();
 
-        let refused = store.remove("debian:12", |_| vec!["web".to_owned(), "db".to_owned()]).unwrap_err();
+        let refused =
+            store.remove("debian:12", |_| vec!["web".to_owned(), "db".to_owned()], true).unwrap_err();
         assert_eq!(refused.to_string(), "the image `debian:12` is used by web, db; remove them first");
         store.get("debian:12").unwrap();
 
-        store.remove("debian:12", |_| Vec::new()).unwrap();
+        store.remove("debian:12", |_| Vec::new(), true).unwrap();
+        store.get("debian:12").unwrap();
+        store.remove("debian:12", |_| Vec::new(), false).unwrap();
         assert!(matches!(store.get("debian:12"), Err(ImageError::Unknown { .. })));
-        assert!(matches!(store.remove("debian:12", |_| Vec::new()), Err(ImageError::Unknown { .. })));
+        assert!(matches!(store.remove("debian:12", |_| Vec::new(), false), Err(ImageError::Unknown { .. })));
         assert_eq!(fs::read_dir(home.0.path().join("tmp")).unwrap().count(), 0);
     }
 
@@ -481,7 +492,7 @@ mod tests {
             assert_eq!(listing.damaged.len(), 1);
             let error = store.get("bad").unwrap_err();
             store
-                .remove("bad", |_| Vec::new())
+                .remove("bad", |_| Vec::new(), false)
                 .or_else(|e| match e {
                     // What a newer midge wrote is not this one's to remove.
                     ImageError::Newer { .. } => {

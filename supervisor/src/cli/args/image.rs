@@ -131,6 +131,9 @@ pub(in crate::cli) struct ImageNames {
     /// The images.
     #[arg(required = true, value_name = "IMAGE")]
     pub(in crate::cli) names: Vec<String>,
+    /// Only say whether they could be removed.
+    #[arg(long)]
+    pub(in crate::cli) dry_run: bool,
     #[command(flatten)]
     pub(in crate::cli) output: Output,
 }

@@ -18,8 +18,15 @@ pub(super) fn image(context: &Context, verb: &ImageVerb) -> Outcome {
         ImageVerb::Prune(args) => prune(context, args),
         ImageVerb::Ls(args) => ls(context, args.output),
         ImageVerb::Rm(args) => each(&args.names, |name| {
-            images::remove(context, name)?;
-            if args.output.json() { output::json(&Removed { name, removed: true }) } else { Ok(()) }
+            images::remove(context, name, args.dry_run)?;
+            if args.output.json() {
+                output::json(&Removed { name, removed: !args.dry_run })
+            } else {
+                if args.dry_run {
+                    context.voice.note(format_args!("`{name}` would be removed"));
+                }
+                Ok(())
+            }
         }),
         ImageVerb::Inspect(args) => {
             let image = images::find(context, &args.name, false)?;

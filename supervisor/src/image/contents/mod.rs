@@ -14,12 +14,10 @@ use std::rc::Rc;
 pub use boot::{BootFiles, OsFacts};
 pub use disk::{GuestDisk, ReadAt};
 pub use partitions::{PartitionError, Role};
-pub use tree::TreeError;
-
-use partitions::Partition;
-use tree::Tree;
+pub use tree::{Tree, TreeError};
 
 use crate::spec::Arch;
+use partitions::Partition;
 
 /// Why a disk's content cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +60,7 @@ pub enum NoDirectBoot {
     #[error("no file system was found on it")]
     Empty,
     /// Another file system than ext4.
-    #[error("its file systems are {}, and only ext4 can be looked into", .0.join(", "))]
+    #[error("midge looks into ext4 only, and its file systems are {}", .0.join(", "))]
     FileSystem(Vec<&'static str>),
     /// ext4, but no system.
     #[error("no system was found on its ext4 file systems")]
@@ -87,7 +85,11 @@ impl Contents {
         Self::read(&(Rc::new(disk) as Rc<dyn ReadAt>))
     }
 
-    fn read(disk: &Rc<dyn ReadAt>) -> Result<Self, ContentsError> {
+    /// As [`Contents::of`], of bytes from anywhere.
+    ///
+    /// # Errors
+    /// As [`Contents::of`].
+    pub fn read(disk: &Rc<dyn ReadAt>) -> Result<Self, ContentsError> {
         let table = partitions::read(&**disk)?;
         let efi = table.partitions.iter().any(|partition| partition.role == Role::Efi);
         let bios = table.boot_code;
@@ -96,7 +98,12 @@ impl Contents {
         let (mut trees, mut others) = (Vec::new(), Vec::new());
         for partition in places {
             match file_system(&**disk, &partition) {
-                Some("ext4") => trees.push((Tree::open(disk, &partition)?, partition)),
+                Some("ext4") => match Tree::open(disk, &partition) {
+                    Ok(tree) => trees.push((tree, partition)),
+                    // Not damaged; a kernel may well know them.
+                    Err(e) if e.is_unknown_feature() => others.push("an ext4 with features unknown here"),
+                    Err(e) => return Err(e.into()),
+                },
                 Some(other) if partition.role == Role::Other => others.push(other),
                 _ => {}
             }
@@ -124,6 +131,12 @@ impl Contents {
             (false, false) => None,
         };
         Ok(Self { os, boot, firmware, root: root.map(|(tree, _)| tree), boot_tree })
+    }
+
+    /// The file system of the system on the disk, where it could be looked into.
+    #[must_use]
+    pub fn root(&self) -> Option<&Tree> {
+        self.root.as_ref()
     }
 
     /// Copies a file that [`BootFiles`] names to `target`.

@@ -46,8 +46,15 @@ pub enum TreeError {
     },
 }
 
+impl TreeError {
+    /// Whether the file system is of a kind that the library does not know, as against a damaged one.
+    pub(super) fn is_unknown_feature(&self) -> bool {
+        matches!(self, Self::Ext4 { source: Ext4Error::Incompatible(_), .. })
+    }
+}
+
 /// One ext4 file system.
-pub(super) struct Tree {
+pub struct Tree {
     fs: Ext4,
     /// For errors: which one it is.
     place: String,
@@ -74,19 +81,28 @@ impl Tree {
     }
 
     /// Whether there is something of this name.
-    pub(super) fn has(&self, path: &str) -> Result<bool, TreeError> {
+    ///
+    /// # Errors
+    /// [`TreeError`]
+    pub fn has(&self, path: &str) -> Result<bool, TreeError> {
         absent_as(false, self.fs.exists(path)).map_err(self.failed(path))
     }
 
     /// A text; none where there is no such file. What is not UTF-8 in it is replaced.
-    pub(super) fn text(&self, path: &str) -> Result<Option<String>, TreeError> {
+    ///
+    /// # Errors
+    /// [`TreeError`]
+    pub fn text(&self, path: &str) -> Result<Option<String>, TreeError> {
         let mut bytes = Vec::new();
         let found = self.copy(path, &mut bytes, LARGEST_TEXT)?;
         Ok(found.then(|| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Writes a file's content to `target`; answers whether there is such a file.
-    pub(super) fn copy(&self, path: &str, target: &mut dyn Write, limit: u64) -> Result<bool, TreeError> {
+    ///
+    /// # Errors
+    /// [`TreeError`], also where it has more than `limit` bytes.
+    pub fn copy(&self, path: &str, target: &mut dyn Write, limit: u64) -> Result<bool, TreeError> {
         let opened = absent_as(None, self.fs.open(path).map(Some)).map_err(self.failed(path))?;
         let Some(mut file) = opened else { return Ok(false) };
         let size = file.metadata().len();
@@ -111,7 +127,10 @@ impl Tree {
     }
 
     /// The names of the files and links in a folder; none where there is no such folder.
-    pub(super) fn names(&self, path: &str) -> Result<Vec<String>, TreeError> {
+    ///
+    /// # Errors
+    /// [`TreeError`]
+    pub fn names(&self, path: &str) -> Result<Vec<String>, TreeError> {
         let listed = absent_as(None, self.fs.read_dir(path).map(Some)).map_err(self.failed(path))?;
         let mut names = Vec::new();
         for entry in listed.into_iter().flatten().take(MOST_NAMES) {

@@ -146,7 +146,7 @@ impl Ports {
             let Some(Ear { socket, asker }) = port.ear.borrow_mut().take() else { continue };
             let known = known.iter().filter(|heard| heard.net == port.state.net);
             let config = WatcherConfig {
-                table: TableConfig { macs: vec![port.mac], asker },
+                table: TableConfig { macs: vec![port.mac], siblings: self.siblings(port), asker },
                 namespace: Namespace::current(),
                 known: known.filter_map(|heard| heard::saved(heard, port.mac)).collect(),
             };
@@ -174,6 +174,13 @@ impl Ports {
             };
             *port.watch.borrow_mut() = Some(watch);
         }
+    }
+
+    /// The MACs of the same guest's other interfaces on the port's bridge, by which it may answer as well: Linux answers ARP for any
+    /// of its addresses on any interface.
+    fn siblings(&self, port: &Port) -> Vec<Mac> {
+        let others = self.all.iter().filter(|other| other.state.net != port.state.net);
+        others.filter(|other| other.state.bridge == port.state.bridge).map(|other| other.mac).collect()
     }
 
     /// Asks the guest on all of its ports whether it has these addresses.
