@@ -132,6 +132,7 @@ fn resources() -> Resources {
         taps: vec![None],
         uuid: uuid::Uuid::nil(),
         credentials: Vec::new(),
+        seed: None,
     }
 }
 

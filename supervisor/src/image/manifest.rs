@@ -55,6 +55,9 @@ pub struct Manifest {
     /// systemd's version, where it has one: 252 and later take credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systemd: Option<u32>,
+    /// The guest has cloud-init.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cloud_init: bool,
     /// The sign of readiness that fits this image, in `--wait` syntax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,

@@ -271,6 +271,7 @@ impl Embedded {
             agent: false,
             ssh: false,
             systemd: None,
+            cloud_init: false,
             ready: self.ready.map(ToOwned::to_owned),
             source: self.source.to_owned(),
         }

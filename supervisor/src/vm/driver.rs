@@ -194,8 +194,19 @@ impl Driver {
         if self.run.phases.iter().all(|p| p.name != name) {
             let ms = self.spawned_at.elapsed().as_secs_f64() * 1e3;
             let phase = Phase { name, ms: (ms * 1e3).round() / 1e3 };
+            if name == PhaseName::Ready {
+                self.note_provisioned();
+            }
             self.run.phases.push(phase);
             self.history.add(Happening::Phase(phase));
+        }
+    }
+
+    /// Notes that the guest has been up once, with all that it was given for its first boot.
+    fn note_provisioned(&self) {
+        let mark = self.shared.dir.state_dir().join(crate::seed::PROVISIONED);
+        if let Err(e) = std::fs::File::options().create(true).append(true).open(&mark) {
+            tracing::warn!("cannot note in {} that the guest has been up: {e}", mark.display());
         }
     }
 

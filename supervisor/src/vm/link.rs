@@ -91,6 +91,7 @@ impl Link {
             .open(dir.qemu_log())
             .map_err(io("open QEMU's log"))?;
         plan.prepare_ram()?;
+        plan.prepare_seed(&shared.home, dir)?;
         let sockets = [monitor.as_raw_fd(), console.as_raw_fd(), agent.as_raw_fd()];
         let taps = ports.taps();
         let numbers = taps.iter().map(|tap| tap.as_ref().map(AsRawFd::as_raw_fd)).collect();

@@ -12,8 +12,8 @@ use super::phase::default_ready;
 use crate::host::{self, KvmState, QemuFacts};
 use crate::image::{self, Image, Manifest};
 use crate::machine::{self, Disk, DiskFormat, Ram, ResolvedAccel, Resources};
-use crate::seed;
-use crate::spec::{Accel, Arch, Kind, Mac, Net, Provision, Ready, VmSpec};
+use crate::seed::{self, Seed};
+use crate::spec::{Accel, Arch, Kind, Mac, Net, Ready, VmSpec};
 use crate::store::{Home, Record, RunState, VmDir};
 
 /// What one run of a VM consists of.
@@ -33,7 +33,7 @@ pub(super) struct Plan {
     ram: Ram,
     macs: Vec<Mac>,
     uuid: uuid::Uuid,
-    credentials: Vec<(String, String)>,
+    seed: Seed,
 }
 
 /// Makes the plan of a VM from its record.
@@ -72,9 +72,20 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         return Err(Failure::new(FailureKind::NotFound, why)
             .hint("bring it back, or remove the VM and create it anew"));
     }
-    let credentials = seed::credentials(&spec, seed::own_key(home).as_deref());
-    let append = append(&spec, image.as_ref(), disk.is_some())?;
     let ready = ready(&spec, image.as_ref().map(|i| &i.manifest))?;
+    let macs = record
+        .macs
+        .iter()
+        .map(|mac| mac.parse::<Mac>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| Failure::new(FailureKind::Other, format!("the record of the VM is damaged: {e}")))?;
+    let manifest = image.as_ref().map(|i| &i.manifest);
+    let guest = seed::Guest::of(kind, manifest, kernel.is_some());
+    let method = seed::method(&spec, guest)
+        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()).hint(e.hint()))?;
+    let seed =
+        Seed { method, id: record.id, macs: macs.clone(), has_cloud_init: guest.cloud_init };
+    let append = append(&spec, image.as_ref(), disk.is_some(), &seed)?;
     let ram = match host::ram_dir(home.run(), spec.memory.bytes()) {
         Ok(folder) => Ram::File(folder.join(format!("{}.ram", record.id))),
         Err(why) => {
@@ -82,12 +93,6 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
             Ram::Anonymous
         }
     };
-    let macs = record
-        .macs
-        .iter()
-        .map(|mac| mac.parse::<Mac>())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| Failure::new(FailureKind::Other, format!("the record of the VM is damaged: {e}")))?;
     Ok(Plan {
         spec,
         kind,
@@ -102,7 +107,7 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         ram,
         macs,
         uuid: record.id,
-        credentials,
+        seed,
     })
 }
 
@@ -136,7 +141,7 @@ impl Plan {
             ram: run.ram_file.clone().map_or(Ram::Anonymous, Ram::File),
             macs: Vec::new(),
             uuid: record.id,
-            credentials: Vec::new(),
+            seed: Seed::nothing(),
             spec,
         }
     }
@@ -170,6 +175,23 @@ impl Plan {
         })
     }
 
+    /// Writes what the guest is told to where QEMU reads it.
+    pub(super) fn prepare_seed(&self, home: &Home, dir: &VmDir) -> Result<(), Failure> {
+        let own_key = seed::own_key(home);
+        let notes = self.seed.write(&self.spec, dir, own_key.as_deref()).map_err(|e| {
+            let kind = match &e {
+                seed::SeedError::UserData(_) => FailureKind::Usage,
+                seed::SeedError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                    FailureKind::NoSpace
+                }
+                seed::SeedError::Io { .. } => FailureKind::Other,
+            };
+            Failure::new(kind, crate::error::chain(&e))
+        })?;
+        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        Ok(())
+    }
+
     /// The resources of a run whose sockets have these numbers.
     pub(super) fn resources(
         &self,
@@ -193,7 +215,8 @@ impl Plan {
             macs: self.macs.clone(),
             taps,
             uuid: self.uuid,
-            credentials: self.credentials.clone(),
+            credentials: self.seed.credential_files(&self.spec, dir),
+            seed: self.seed.volume(dir),
         }
     }
 }
@@ -235,7 +258,7 @@ impl Parts {
 }
 
 /// The kernel's command line: the image's words, the machine's, those that provision, the user's.
-fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool) -> Result<String, Failure> {
+fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool, seed: &Seed) -> Result<String, Failure> {
     let mut words: Vec<String> = Vec::new();
     if spec.boot.kernel.is_none()
         && let Some(image) = image
@@ -247,12 +270,7 @@ fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool) -> Result<String, Fa
         machine::kernel_words(spec, spec.kind, disk)
             .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?,
     );
-    let takes_credentials = image.is_some_and(|i| i.manifest.systemd.is_some_and(|version| version >= 252));
-    if spec.provision == Provision::Credentials && !takes_credentials {
-        let why = "the guest cannot be provisioned by credentials: its image has no systemd of version 252 or later";
-        return Err(Failure::new(FailureKind::Usage, why).hint("use `--provision none`"));
-    }
-    words.extend(seed::kernel_words(spec, spec.kind));
+    words.extend(seed.kernel_words(spec));
     words.extend(spec.boot.append.clone());
     Ok(words.join(" "))
 }

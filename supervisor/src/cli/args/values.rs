@@ -125,6 +125,14 @@ pub(in crate::cli) fn duration(text: &str) -> Result<Duration, DurationError> {
     text.parse::<crate::spec::Duration>().map(Duration::from)
 }
 
+/// `HOST:GUEST`: a file of this host and the absolute path that it has in the guest.
+pub(in crate::cli) fn file_for_guest(text: &str) -> Result<(PathBuf, String), String> {
+    match text.split_once(":/") {
+        Some((host, guest)) if !host.is_empty() => Ok((PathBuf::from(host), format!("/{guest}"))),
+        _ => Err(format!("`{text}` is not HOST:GUEST, such as ./motd:/etc/motd; the path in the guest is absolute")),
+    }
+}
+
 /// `KEY=VALUE`; the value may be empty and may hold `=`.
 pub(in crate::cli) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -204,6 +212,15 @@ mod tests {
         assert_eq!(wait_for("tcp:80"), Ok(WaitFor::Sign(Ready::Tcp(80))));
         assert!(wait_for("tcp:0").is_err());
         assert!(wait_for("soon").is_err());
+    }
+
+    #[test]
+    fn files_for_a_guest() {
+        assert_eq!(file_for_guest("a:/b"), Ok(("a".into(), "/b".to_owned())));
+        assert_eq!(file_for_guest("/x/a:b:/c:/d"), Ok(("/x/a:b".into(), "/c:/d".to_owned())));
+        for bad in ["", "a", "a:b", ":/b"] {
+            assert!(file_for_guest(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

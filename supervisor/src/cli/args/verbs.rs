@@ -427,9 +427,9 @@ pub(in crate::cli) struct SshConfigArgs {}
 pub(in crate::cli) struct SshArgs {
     /// The VM.
     pub(in crate::cli) name: String,
-    /// Log in as this user.
-    #[arg(short, long, default_value = "root")]
-    pub(in crate::cli) login: String,
+    /// Log in as this user; default the one that the VM was created with (`--user`), else root.
+    #[arg(short, long, value_name = "USER")]
+    pub(in crate::cli) login: Option<String>,
     /// A command to run there instead of a shell. Words are joined with blanks, as ssh(1) does.
     #[arg(last = true, value_name = "CMD")]
     pub(in crate::cli) command: Vec<String>,

@@ -260,6 +260,7 @@ impl Recipe {
                 agent: true,
                 ssh: true,
                 systemd: Some(self.release.systemd()),
+                cloud_init: self.packages.split(',').any(|name| name == "cloud-init"),
                 ready: Some("agent".to_owned()),
                 source: format!("{} by mmdebstrap: {}", self.sources.replace('\n', "; "), self.packages),
             },

@@ -70,7 +70,8 @@ fn resources(spec: &VmSpec, kind: Kind, accel: ResolvedAccel) -> Resources {
         macs: (0..spec.nets.len()).map(|index| Mac::local([0, 0, u8::try_from(index).unwrap()])).collect(),
         taps: spec.nets.iter().zip(10..).map(|(net, fd)| net.has_tap().then_some(fd)).collect(),
         uuid: uuid::Uuid::nil(),
-        credentials: vec![("ssh.authorized_keys.root".to_owned(), "ssh-ed25519 AAAA a,b\n".to_owned())],
+        credentials: vec![("ssh.authorized_keys.root".to_owned(), "/run/midge/a,b".into())],
+        seed: None,
     }
 }
 
