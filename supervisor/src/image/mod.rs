@@ -4,7 +4,7 @@
 //! [`kernel`] judges kernel files that users bring along.
 
 pub mod build;
-mod digest;
+pub(crate) mod digest;
 mod error;
 pub mod hello;
 pub mod kernel;

@@ -35,10 +35,11 @@ fn authorized_keys(told: &Told<'_>) -> String {
     told.keys.iter().map(|key| format!("{key}\n")).collect()
 }
 
-/// `u` makes a user with this number, or another where it is taken; 1000 is the first of ordinary users (Debian Policy, 9.2.2).
+/// `u` makes a user with this number, or another where it is taken; 1000 is the first of ordinary users (Debian Policy, 9.2.2). `m` makes
+/// it a member of a group, here of those that may read the system's logs.
 fn sysusers(told: &Told<'_>) -> String {
-    let user = told.spec.user.iter();
-    user.map(|user| format!("u {user} 1000 \"\" /home/{user} /bin/bash\n")).collect()
+    let lines = |user| format!("u {user} 1000 \"\" /home/{user} /bin/bash\nm {user} adm\nm {user} systemd-journal\n");
+    told.spec.user.iter().map(lines).collect()
 }
 
 /// `f+` writes a file at each boot, `f` where there is none; `~` says that the text is base64.
@@ -130,7 +131,7 @@ mod tests {
     fn a_user_has_a_home_and_the_same_keys() {
         let mut spec = spec();
         spec.user = Some("pi".to_owned());
-        assert_eq!(text(&told(&spec), USERS), "u pi 1000 \"\" /home/pi /bin/bash\n");
+        assert!(text(&told(&spec), USERS).starts_with("u pi 1000 \"\" /home/pi /bin/bash\nm pi adm\n"));
         let lines = text(&told(&spec), FILES);
         let keys = BASE64.encode("ssh-ed25519 AAAA midge\nssh-rsa BBBB a b\n");
         let line = format!("f~ /home/pi/.ssh/authorized_keys 0600 pi pi - {keys}\n");

@@ -51,6 +51,11 @@ pub enum Happening {
         /// QEMU's words.
         detail: String,
     },
+    /// midge's own initial RAM disk did not bring up the root file system; the image's own takes its place from now on.
+    InitrdFailed {
+        /// What the guest said.
+        reason: String,
+    },
     /// The guest ended.
     Ended(End),
     /// QEMU said something else that may matter.

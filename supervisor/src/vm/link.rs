@@ -173,6 +173,9 @@ impl Link {
             _ => None,
         };
         let mut reader = ConsoleReader::new(plan.spec.kind, pattern);
+        if plan.small_initrd.is_some() {
+            reader = reader.watching_root();
+        }
         if connected.is_some() {
             // What the guest showed while nobody watched. When it reached a phase is not known any more.
             let before = std::fs::read(shared.dir.console_log()).unwrap_or_default();

@@ -11,6 +11,7 @@ use super::control::{Failure, FailureKind};
 use super::phase::default_ready;
 use crate::host::{self, KvmState, QemuFacts};
 use crate::image::{self, Image, Manifest};
+use crate::initrd;
 use crate::machine::{self, Disk, DiskFormat, Ram, ResolvedAccel, Resources};
 use crate::seed::{self, Seed};
 use crate::spec::{Accel, Arch, Kind, Mac, Net, Ready, VmSpec};
@@ -28,6 +29,8 @@ pub(super) struct Plan {
     pub(super) notes: Vec<String>,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
+    /// The initial RAM disk is midge's own, and the image has one to fall back on.
+    pub(super) small_initrd: Option<PathBuf>,
     append: String,
     disk: Option<Disk>,
     ram: Ram,
@@ -61,6 +64,8 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         None if spec.boot.kernel.is_some() => None,
         None => image.as_ref().and_then(|i| i.initrd.clone()),
     };
+    let small_initrd = image.as_ref().filter(|_| initrd.is_some()).and_then(|i| small_initrd(home, &spec, i));
+    let initrd = small_initrd.clone().or(initrd);
     let disk = image
         .as_ref()
         .and_then(|i| i.manifest.disk.as_ref())
@@ -102,6 +107,7 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         notes,
         kernel,
         initrd,
+        small_initrd,
         append,
         disk,
         ram,
@@ -136,6 +142,7 @@ impl Plan {
             notes: Vec::new(),
             kernel: None,
             initrd: None,
+            small_initrd: None,
             append: String::new(),
             disk: None,
             ram: run.ram_file.clone().map_or(Ram::Anonymous, Ram::File),
@@ -234,6 +241,7 @@ pub fn plan_command_line(home: &Home, dir: &VmDir, record: &Record) -> Result<Ve
 
 /// An image and where its parts lie.
 struct Parts {
+    image: Image,
     manifest: Manifest,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
@@ -253,7 +261,23 @@ impl Parts {
             let why = format!("the image `{}` is for {arch} and the VM is {}", recorded.name, spec.arch);
             return Err(Failure::new(FailureKind::Usage, why));
         }
-        Ok(Self { kernel: image.kernel(), initrd: image.initrd(), manifest: image.manifest })
+        let (kernel, initrd, manifest) = (image.kernel(), image.initrd(), image.manifest.clone());
+        Ok(Self { image, manifest, kernel, initrd })
+    }
+}
+
+/// midge's own initial RAM disk for the image, where its kernel and initial RAM disk are to be used and it can take the latter's place.
+fn small_initrd(home: &Home, spec: &VmSpec, image: &Parts) -> Option<PathBuf> {
+    let own = spec.boot.kernel.is_none() && spec.boot.initrd.is_none();
+    if !own || !initrd::suits(spec.boot.append.as_deref()) {
+        return None;
+    }
+    match initrd::small(home, &image.image) {
+        Ok(path) => Some(path),
+        Err(e) => {
+            tracing::info!("booting with the image's own initial RAM disk: {}", crate::error::chain(&e));
+            None
+        }
     }
 }
 
