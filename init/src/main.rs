@@ -88,12 +88,14 @@ unsafe fn run(
     envp: *const *const u8,
 ) -> Result<core::convert::Infallible, Reason<'static>> {
     // Before all else: device nodes, among them the one to speak to the kernel's log by.
-    sys::mount(c"dev", c"/dev", c"devtmpfs", 0, c"mode=0755").map_err(|e| Reason::Call("mount /dev", e))?;
+    sys::mount(c"dev", c"/dev", c"devtmpfs", sys::MS_NOSUID, c"mode=0755").map_err(|e| Reason::Call("mount /dev", e))?;
     log("midge: user space\n");
     let events = File::device_events().ok();
     load_modules();
-    sys::mount(c"proc", c"/proc", c"proc", 0, c"").map_err(|e| Reason::Call("mount /proc", e))?;
-    sys::mount(c"sysfs", c"/sys", c"sysfs", 0, c"").map_err(|e| Reason::Call("mount /sys", e))?;
+    // They go along to the system, which takes them as they are.
+    let harmless = sys::MS_NOSUID | sys::MS_NODEV | sys::MS_NOEXEC;
+    sys::mount(c"proc", c"/proc", c"proc", harmless, c"").map_err(|e| Reason::Call("mount /proc", e))?;
+    sys::mount(c"sysfs", c"/sys", c"sysfs", harmless, c"").map_err(|e| Reason::Call("mount /sys", e))?;
 
     // It outlives this function: the next program is this process.
     static mut LINE: [u8; LONGEST] = [0; LONGEST];

@@ -14,6 +14,12 @@ pub const EEXIST: Errno = Errno(17);
 
 /// A mount that cannot be written to.
 pub const MS_RDONLY: usize = 1;
+/// A mount whose programs get no rights of their files' owners.
+pub const MS_NOSUID: usize = 2;
+/// A mount without device nodes.
+pub const MS_NODEV: usize = 4;
+/// A mount without programs.
+pub const MS_NOEXEC: usize = 8;
 /// Moves a mount.
 pub const MS_MOVE: usize = 8192;
 

@@ -162,7 +162,14 @@ impl Driver {
                 self.addresses.port(net, heard);
                 self.addresses_changed();
             }
-            Input::Happened(what) => self.history.add(what),
+            Input::Happened(what) => {
+                if let Happening::DiskNotGrown { disk, reason } = &what {
+                    self.notes.push(format!(
+                        "the disk has {disk}, and the guest's root file system could not be made to fill it: {reason}"
+                    ));
+                }
+                self.history.add(what);
+            }
         }
         self.publish(None);
     }

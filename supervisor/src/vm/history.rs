@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{End, Phase, State};
+use crate::spec::Size;
 
 /// The file's size at which a new one is begun; one old one is kept.
 const LIMIT: u64 = 1 << 20;
@@ -54,6 +55,20 @@ pub enum Happening {
     /// midge's own initial RAM disk did not bring up the root file system; the image's own takes its place from now on.
     InitrdFailed {
         /// What the guest said.
+        reason: String,
+    },
+    /// The guest's root file system was made to fill its disk, which is larger than the image's.
+    DiskGrown {
+        /// The disk's size.
+        disk: Size,
+        /// The file system's size in bytes.
+        file_system: u64,
+    },
+    /// That failed; it is tried again at the next start.
+    DiskNotGrown {
+        /// The disk's size.
+        disk: Size,
+        /// Why.
         reason: String,
     },
     /// The guest ended.

@@ -3,7 +3,7 @@
 //! A [`Link`] is made by starting QEMU ([`Link::launch`]) or by finding one that lost its supervisor
 //! ([`Link::adopt`]). Its tasks turn what QEMU does into [`Input`]s for the driver; dropping it ends them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
@@ -30,7 +30,7 @@ use super::state::{Action, Event, Exit};
 use crate::host::oom;
 use crate::host::proc::ProcessId;
 use crate::machine;
-use crate::spec::{Kind, Ready};
+use crate::spec::{Kind, Ready, Size};
 
 /// How long a monitor command may take. QEMU answers in well under a millisecond unless the host is overloaded.
 pub(super) const MONITOR_DEADLINE: Duration = Duration::from_secs(20);
@@ -50,6 +50,8 @@ pub(super) struct Handle {
     pub(super) agent: AgentPort,
     /// QEMU's user-mode network, where the guest has one.
     pub(super) user_netdev: Option<String>,
+    /// The disk's size, until the guest has been asked to fill it.
+    pub(super) grow: Cell<Option<Size>>,
     /// The program and its arguments.
     pub(super) command_line: Vec<String>,
 }
@@ -162,6 +164,7 @@ impl Link {
             monitor: RefCell::new(None),
             agent: AgentPort::new(ends.agent),
             user_netdev: machine::user_netdev(&plan.spec),
+            grow: Cell::new(plan.grow),
             command_line,
         });
         // An adopted QEMU can be spoken to at once: what the driver decides first is not lost.

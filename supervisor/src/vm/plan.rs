@@ -13,8 +13,8 @@ use crate::host::{self, KvmState, QemuFacts};
 use crate::image::{self, Image, Manifest};
 use crate::initrd;
 use crate::machine::{self, Disk, DiskFormat, Ram, ResolvedAccel, Resources};
-use crate::seed::{self, Seed};
-use crate::spec::{Accel, Arch, Kind, Mac, Net, Ready, VmSpec};
+use crate::seed::{self, Method, Seed};
+use crate::spec::{Accel, Arch, Kind, Mac, Net, Ready, Size, VmSpec};
 use crate::store::{Home, Record, RunState, VmDir};
 
 /// What one run of a VM consists of.
@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub(super) qemu: QemuFacts,
     pub(super) accel: ResolvedAccel,
     pub(super) ready: Option<Ready>,
+    /// The disk's size, where the guest's file system is to be made to fill it by its agent.
+    pub(super) grow: Option<Size>,
     /// What the user should know, a line each.
     pub(super) notes: Vec<String>,
     kernel: Option<PathBuf>,
@@ -88,6 +90,10 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
     let guest = seed::Guest::of(kind, manifest, kernel.is_some());
     let method = seed::method(&spec, guest)
         .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()).hint(e.hint()))?;
+    // cloud-init does it by itself.
+    let by_agent = kind == Kind::Linux && method == Method::Credentials;
+    let image_disk = image.as_ref().and_then(|i| i.manifest.disk.as_ref()).filter(|_| by_agent);
+    let grow = image_disk.and_then(|disk| super::grow::wanted(dir, disk.virtual_size));
     let seed =
         Seed { method, id: record.id, macs: macs.clone(), has_cloud_init: guest.cloud_init };
     let append = append(&spec, image.as_ref(), disk.is_some(), &seed)?;
@@ -104,6 +110,7 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         qemu,
         accel,
         ready,
+        grow,
         notes,
         kernel,
         initrd,
@@ -139,6 +146,7 @@ impl Plan {
             accel: run.accel.unwrap_or(ResolvedAccel::Tcg),
             // A sign that does not parse any more is one that nobody sees.
             ready: ready(&spec, manifest).ok().flatten(),
+            grow: None,
             notes: Vec::new(),
             kernel: None,
             initrd: None,

@@ -83,6 +83,8 @@ pub(in crate::cli) enum WaitFor {
     Ready,
     /// The end of the guest.
     End,
+    /// The end of cloud-init's work in the guest.
+    CloudInit,
     /// This sign.
     Sign(Ready),
 }
@@ -93,20 +95,23 @@ impl WaitFor {
         match self {
             Self::Ready => Until::Ready,
             Self::End => Until::Ended,
+            // Asked by the agent, when it is there.
+            Self::CloudInit => Until::Sign(Ready::Agent),
             Self::Sign(sign) => Until::Sign(sign.clone()),
         }
     }
 }
 
-/// `ready`, `exit`, `stopped`, or a sign of readiness.
+/// `ready`, `exit`, `stopped`, `cloud-init`, or a sign of readiness.
 pub(in crate::cli) fn wait_for(text: &str) -> Result<WaitFor, String> {
     match text {
         "ready" => Ok(WaitFor::Ready),
         "exit" | "stopped" => Ok(WaitFor::End),
+        "cloud-init" => Ok(WaitFor::CloudInit),
         _ => text
             .parse()
             .map(WaitFor::Sign)
-            .map_err(|e: crate::spec::ReadyError| format!("{e}; or ready (the VM's own sign), or exit")),
+            .map_err(|e: crate::spec::ReadyError| format!("{e}; or ready (the VM's own sign), cloud-init, or exit")),
     }
 }
 
@@ -209,6 +214,7 @@ mod tests {
         assert_eq!(wait_for("ready"), Ok(WaitFor::Ready));
         assert_eq!(wait_for("exit"), Ok(WaitFor::End));
         assert_eq!(wait_for("stopped"), Ok(WaitFor::End));
+        assert_eq!(wait_for("cloud-init"), Ok(WaitFor::CloudInit));
         assert_eq!(wait_for("tcp:80"), Ok(WaitFor::Sign(Ready::Tcp(80))));
         assert!(wait_for("tcp:0").is_err());
         assert!(wait_for("soon").is_err());

@@ -311,6 +311,8 @@ pub(in crate::cli) enum LogSource {
     /// What the VM's supervisor had to say.
     #[value(alias = "tool")]
     Midge,
+    /// What cloud-init did in the guest, and what its modules printed; asked for by the agent.
+    CloudInit,
 }
 
 /// `logs`.
@@ -356,7 +358,8 @@ pub(in crate::cli) struct CmdlineArgs {
 pub(in crate::cli) struct WaitArgs {
     /// The VM.
     pub(in crate::cli) name: String,
-    /// ready, agent, ssh, ip, tcp:PORT, serial:REGEX; or exit (also written stopped).
+    /// ready, agent, ssh, ip, tcp:PORT, serial:REGEX; cloud-init, for the end of its work, with its result; or exit (also written
+    /// stopped).
     #[arg(value_name = "WHAT", default_value = "ready", value_parser = values::wait_for)]
     pub(in crate::cli) what: WaitFor,
     /// How long to wait; default 300s, and for ever for `exit`.
