@@ -28,7 +28,12 @@ struct Program {
 
 const PROGRAMS: [Program; 2] = [
     Program { what: "the reference unikernel", folder: "guest", flags: "kernel.toml", name: "hello" },
-    Program { what: "the first program of initial RAM disks", folder: "init", flags: "static.toml", name: "init" },
+    Program {
+        what: "the first program of initial RAM disks",
+        folder: "init",
+        flags: "static.toml",
+        name: "init",
+    },
 ];
 
 fn main() -> ExitCode {

@@ -48,8 +48,9 @@ unsafe extern "C" fn begin(stack: *const usize) -> ! {
         let argc = stack.read();
         (stack.add(1).cast::<*const u8>().cast_mut(), stack.add(argc + 2).cast::<*const u8>())
     };
+    let mut command_line = [0; LONGEST];
     // SAFETY: as above.
-    let Err(reason) = unsafe { run(argv, envp) };
+    let Err(reason) = unsafe { run(argv, envp, &mut command_line) };
     let mut line = Text::<256>::new();
     let _ = writeln!(line, "{FAILED}{reason}");
     sys::console(line.bytes());
@@ -82,13 +83,15 @@ impl fmt::Display for Reason<'_> {
 }
 
 /// # Safety
-/// `argv` and `envp` are those of this program.
+/// `argv` and `envp` are those of this program. `line` is room for the kernel's command line.
 unsafe fn run(
     argv: *mut *const u8,
     envp: *const *const u8,
-) -> Result<core::convert::Infallible, Reason<'static>> {
+    line: &mut [u8],
+) -> Result<core::convert::Infallible, Reason<'_>> {
     // Before all else: device nodes, among them the one to speak to the kernel's log by.
-    sys::mount(c"dev", c"/dev", c"devtmpfs", sys::MS_NOSUID, c"mode=0755").map_err(|e| Reason::Call("mount /dev", e))?;
+    sys::mount(c"dev", c"/dev", c"devtmpfs", sys::MS_NOSUID, c"mode=0755")
+        .map_err(|e| Reason::Call("mount /dev", e))?;
     log("midge: user space\n");
     let events = File::device_events().ok();
     load_modules();
@@ -97,10 +100,6 @@ unsafe fn run(
     sys::mount(c"proc", c"/proc", c"proc", harmless, c"").map_err(|e| Reason::Call("mount /proc", e))?;
     sys::mount(c"sysfs", c"/sys", c"sysfs", harmless, c"").map_err(|e| Reason::Call("mount /sys", e))?;
 
-    // It outlives this function: the next program is this process.
-    static mut LINE: [u8; LONGEST] = [0; LONGEST];
-    // SAFETY: there is one thread, and this is the only use.
-    let line = unsafe { &mut *(&raw mut LINE) };
     let length = File::read_only(c"/proc/cmdline")
         .and_then(|file| file.read(line))
         .map_err(|e| Reason::Call("read /proc/cmdline", e))?;
@@ -125,10 +124,8 @@ unsafe fn run(
 
 /// Loads every module of the list. One that fails may be one that this machine does not need.
 fn load_modules() {
-    static mut LIST: [u8; 8192] = [0; 8192];
-    // SAFETY: there is one thread, and this is the only use.
-    let list = unsafe { &mut *(&raw mut LIST) };
-    let Ok(length) = File::read_only(MODULES).and_then(|file| file.read(list)) else { return };
+    let mut list = [0; 8192];
+    let Ok(length) = File::read_only(MODULES).and_then(|file| file.read(&mut list)) else { return };
     for line in list[..length].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let path = Text::<256>::of(format_args!("{}", core::str::from_utf8(line).unwrap_or_default()));
         let Some(path) = path.c_str() else { continue };

@@ -27,8 +27,7 @@ impl Namespace {
     /// One with nothing but a loopback interface.
     pub fn new(role: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name =
-            format!("midge-{role}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("midge-{role}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         run("ip", &["netns", "add", &name]);
         let namespace = Self(name);
         namespace.ip("link set lo up");
@@ -129,7 +128,13 @@ impl Lan {
             .router
             .command("dnsmasq")
             .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--pid-file="])
-            .args(["--interface=lan0", "--bind-interfaces", "--dhcp-authoritative", "--no-ping", "--user=root"])
+            .args([
+                "--interface=lan0",
+                "--bind-interfaces",
+                "--dhcp-authoritative",
+                "--no-ping",
+                "--user=root",
+            ])
             .arg(format!("--dhcp-range={range}"))
             .arg(format!("--dhcp-leasefile={}", self.leases().display()))
             .args(["--log-dhcp", "--log-facility=-"])
@@ -139,7 +144,8 @@ impl Lan {
             .unwrap();
         self.dnsmasq = Some(child);
         eventually("the DHCP server is up", || {
-            fs::read_to_string(&log).is_ok_and(|text| text.contains("DHCP, IP range") || text.contains("DHCP, sockets"))
+            fs::read_to_string(&log)
+                .is_ok_and(|text| text.contains("DHCP, IP range") || text.contains("DHCP, sockets"))
         });
     }
 

@@ -34,7 +34,11 @@ pub struct Done {
 
 impl Sandbox {
     pub fn new() -> Self {
-        Self { dir: tempfile::Builder::new().prefix("midge-test-").tempdir().unwrap(), qemu: None, namespace: None }
+        Self {
+            dir: tempfile::Builder::new().prefix("midge-test-").tempdir().unwrap(),
+            qemu: None,
+            namespace: None,
+        }
     }
 
     /// One whose `midge` uses this QEMU.

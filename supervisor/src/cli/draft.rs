@@ -253,8 +253,9 @@ fn user_data(path: &Path) -> Result<Blob, Failed> {
         fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
     };
     read.map_err(|e| Failed::io(format!("cannot read the user-data {}", path.display()), e))?;
-    UserData::read(&bytes)
-        .map_err(|e| Failed::wrap(ExitKind::Usage, e).context(format!("the user-data {} cannot be used", path.display())))?;
+    UserData::read(&bytes).map_err(|e| {
+        Failed::wrap(ExitKind::Usage, e).context(format!("the user-data {} cannot be used", path.display()))
+    })?;
     Ok(Blob(bytes))
 }
 

@@ -20,7 +20,7 @@ pub(super) fn write(init: &[u8], modules: &[(String, Vec<u8>)]) -> io::Result<Ve
     // The kernel opens it for its first program (console(4)), before that can make any node.
     archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[])?;
     archive.add("init", PROGRAM, (0, 0), init)?;
-    let list: String = modules.iter().map(|(name, _)| format!("/m/{name}\n")).collect();
+    let list = modules.iter().fold(String::new(), |list, (name, _)| list + "/m/" + name + "\n");
     archive.add("modules", PLAIN, (0, 0), list.as_bytes())?;
     for (name, content) in modules {
         archive.add(&format!("m/{name}"), PLAIN, (0, 0), content)?;

@@ -93,7 +93,8 @@ pub fn small(home: &Home, image: &Image) -> Result<PathBuf, InitrdError> {
     if manifest.arch != Arch::X86_64 || INIT.is_empty() {
         return Err(InitrdError::Arch(manifest.arch));
     }
-    let (Some(disk), Some(kernel), Some(kernel_part)) = (&manifest.disk, image.kernel(), &manifest.kernel) else {
+    let (Some(disk), Some(kernel), Some(kernel_part)) = (&manifest.disk, image.kernel(), &manifest.kernel)
+    else {
         return Err(InitrdError::NothingToBoot);
     };
     let key = digest::of_list([FORMAT, &disk.part.sha256, &kernel_part.sha256, &init_digest()]);
@@ -104,9 +105,8 @@ pub fn small(home: &Home, image: &Image) -> Result<PathBuf, InitrdError> {
     if path.is_file() {
         return Ok(path);
     }
-    let version = version::of(&kernel)
-        .map_err(|e| InitrdError::Disk(e.to_string()))?
-        .ok_or(InitrdError::NoVersion)?;
+    let version =
+        version::of(&kernel).map_err(|e| InitrdError::Disk(e.to_string()))?.ok_or(InitrdError::NoVersion)?;
     let disk = image.disk().ok_or(InitrdError::NothingToBoot)?;
     let format = manifest.disk.as_ref().map(|disk| disk.format).ok_or(InitrdError::NothingToBoot)?;
     let files = source::Files::open(&disk, format)?;
@@ -119,9 +119,9 @@ pub fn small(home: &Home, image: &Image) -> Result<PathBuf, InitrdError> {
 #[must_use]
 pub fn suits(append: Option<&str>) -> bool {
     let words = append.unwrap_or_default().split_ascii_whitespace();
-    !words.map(|word| word.split('=').next().unwrap_or_default()).any(|key| {
-        FOR_THE_IMAGES_OWN.contains(&key) || key.starts_with("rd.")
-    })
+    !words
+        .map(|word| word.split('=').next().unwrap_or_default())
+        .any(|key| FOR_THE_IMAGES_OWN.contains(&key) || key.starts_with("rd."))
 }
 
 /// Notes that a root file system did not come up with this archive; [`small`] then answers why.
@@ -142,7 +142,7 @@ fn build(files: &dyn ModuleFiles, version: &str) -> Result<Vec<u8>, InitrdError>
     let folder = format!("/lib/modules/{version}");
     let text = |name: &str| {
         let path = format!("{folder}/{name}");
-        let bytes = files.read(&path)?.ok_or_else(|| InitrdError::Missing(path))?;
+        let bytes = files.read(&path)?.ok_or(InitrdError::Missing(path))?;
         Ok::<_, InitrdError>(String::from_utf8_lossy(&bytes).into_owned())
     };
     let dependencies = Dependencies::read(&text("modules.dep")?, &text("modules.builtin")?);
@@ -202,10 +202,14 @@ mod tests {
 
     fn tree(version: &str) -> BTreeMap<String, Vec<u8>> {
         let folder = "/lib/modules/6.1-test";
-        let module = |name: &str| format!("\u{7f}ELF {name}\0vermagic={version} SMP\0name={name}\0").into_bytes();
+        let module =
+            |name: &str| format!("\u{7f}ELF {name}\0vermagic={version} SMP\0name={name}\0").into_bytes();
         let files = [
             ("modules.builtin", b"kernel/fs/ext4/ext4.ko\n".to_vec()),
-            ("modules.dep", b"v/virtio_pci.ko: v/virtio.ko\nv/virtio_blk.ko: v/virtio.ko\nv/virtio.ko:\n".to_vec()),
+            (
+                "modules.dep",
+                b"v/virtio_pci.ko: v/virtio.ko\nv/virtio_blk.ko: v/virtio.ko\nv/virtio.ko:\n".to_vec(),
+            ),
             ("v/virtio.ko", module("virtio")),
             ("v/virtio_pci.ko", module("virtio_pci")),
             ("v/virtio_blk.ko", module("virtio_blk")),

@@ -62,7 +62,10 @@ mod tests {
 
     #[test]
     fn the_kernels_release_is_found() {
-        assert_eq!(vermagic(b"\x7fELF\0vermagic=6.1.0-56-cloud-amd64 SMP preempt\0"), Some("6.1.0-56-cloud-amd64"));
+        assert_eq!(
+            vermagic(b"\x7fELF\0vermagic=6.1.0-56-cloud-amd64 SMP preempt\0"),
+            Some("6.1.0-56-cloud-amd64")
+        );
         assert_eq!(vermagic(b"\x7fELF\0vermagic=6.1"), None);
         assert_eq!(vermagic(b""), None);
     }

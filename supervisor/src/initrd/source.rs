@@ -23,7 +23,9 @@ impl Files {
             DiskFormat::Qcow2 => {
                 FormatAccess::new(Qcow2::<imago::file::File>::open_path(disk, false).map_err(failed)?)
             }
-            DiskFormat::Raw => FormatAccess::new(Raw::<imago::file::File>::open_path(disk, false).map_err(failed)?),
+            DiskFormat::Raw => {
+                FormatAccess::new(Raw::<imago::file::File>::open_path(disk, false).map_err(failed)?)
+            }
         };
         Ext4::load(Box::new(Bytes(access))).map(Self).map_err(|e| InitrdError::Disk(e.to_string()))
     }

@@ -29,7 +29,8 @@ fn parse(bytes: &[u8]) -> Option<String> {
     let release = std::str::from_utf8(&text[..end]).ok()?;
     // It becomes a part of a path.
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+-~".contains(c);
-    (!release.is_empty() && !release.starts_with('.') && release.chars().all(plain)).then(|| release.to_owned())
+    (!release.is_empty() && !release.starts_with('.') && release.chars().all(plain))
+        .then(|| release.to_owned())
 }
 
 #[cfg(test)]

@@ -32,13 +32,14 @@ pub(super) fn contents(told: &Told<'_>) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn authorized_keys(told: &Told<'_>) -> String {
-    told.keys.iter().map(|key| format!("{key}\n")).collect()
+    told.keys.iter().fold(String::new(), |text, key| text + key + "\n")
 }
 
 /// `u` makes a user with this number, or another where it is taken; 1000 is the first of ordinary users (Debian Policy, 9.2.2). `m` makes
 /// it a member of a group, here of those that may read the system's logs.
 fn sysusers(told: &Told<'_>) -> String {
-    let lines = |user| format!("u {user} 1000 \"\" /home/{user} /bin/bash\nm {user} adm\nm {user} systemd-journal\n");
+    let lines =
+        |user| format!("u {user} 1000 \"\" /home/{user} /bin/bash\nm {user} adm\nm {user} systemd-journal\n");
     told.spec.user.iter().map(lines).collect()
 }
 
@@ -121,9 +122,13 @@ mod tests {
     fn the_guest_is_given_its_host_key() {
         let spec = spec();
         let mut told = told(&spec);
-        told.host_key = Some(HostKey { private: "secret\n".to_owned(), public: "ssh-ed25519 CC\n".to_owned() });
+        told.host_key =
+            Some(HostKey { private: "secret\n".to_owned(), public: "ssh-ed25519 CC\n".to_owned() });
         let lines = text(&told, FILES);
-        assert!(lines.contains("f+~ /etc/ssh/ssh_host_ed25519_key 0600 root root - c2VjcmV0Cg==\n"), "{lines}");
+        assert!(
+            lines.contains("f+~ /etc/ssh/ssh_host_ed25519_key 0600 root root - c2VjcmV0Cg==\n"),
+            "{lines}"
+        );
         assert!(lines.contains("f+ /etc/hostname 0644 root root - web\n"), "{lines}");
     }
 

@@ -35,13 +35,17 @@ const CREDENTIALS_SINCE: u32 = 252;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MethodError {
     /// No systemd, or an old one.
-    #[error("the guest cannot be provisioned by credentials: its image has no systemd of version {CREDENTIALS_SINCE} or later")]
+    #[error(
+        "the guest cannot be provisioned by credentials: its image has no systemd of version {CREDENTIALS_SINCE} or later"
+    )]
     NoCredentials,
     /// No cloud-init.
     #[error("the guest cannot be provisioned by cloud-init: its image is not known to have it")]
     NoCloudInit,
     /// A user or files, and nobody to take them.
-    #[error("nobody in the guest would take {0}: its image has neither systemd {CREDENTIALS_SINCE} or later nor cloud-init")]
+    #[error(
+        "nobody in the guest would take {0}: its image has neither systemd {CREDENTIALS_SINCE} or later nor cloud-init"
+    )]
     Nobody(&'static str),
 }
 
@@ -85,7 +89,9 @@ pub fn method(spec: &VmSpec, guest: Guest) -> Result<Method, MethodError> {
     };
     let wishes = [(spec.user.is_some(), "a user"), (!spec.files.is_empty(), "files")];
     match wishes.into_iter().find(|(wished, _)| *wished) {
-        Some((_, what)) if matches!(method, Method::Unasked | Method::Nothing) => Err(MethodError::Nobody(what)),
+        Some((_, what)) if matches!(method, Method::Unasked | Method::Nothing) => {
+            Err(MethodError::Nobody(what))
+        }
         _ => Ok(method),
     }
 }
@@ -111,7 +117,11 @@ mod tests {
     const DEBIAN: Guest = Guest { linux: true, systemd: Some(252), cloud_init: false, direct: true };
     const CLOUD: Guest = Guest { cloud_init: true, ..DEBIAN };
 
-    fn choose(provision: Provision, guest: Guest, change: impl FnOnce(&mut VmSpec)) -> Result<Method, MethodError> {
+    fn choose(
+        provision: Provision,
+        guest: Guest,
+        change: impl FnOnce(&mut VmSpec),
+    ) -> Result<Method, MethodError> {
         let mut spec = VmSpec::named("web");
         spec.provision = provision;
         change(&mut spec);

@@ -127,19 +127,16 @@ impl Seed {
             host_key::ensure(dir.state_dir(), &spec.name)
                 .map_err(|e| {
                     let why = crate::error::chain(&e);
-                    notes.push(format!("{why}; the guest makes an SSH host key of its own, which is taken on trust"));
+                    notes.push(format!(
+                        "{why}; the guest makes an SSH host key of its own, which is taken on trust"
+                    ));
                 })
                 .ok()
         } else {
             None
         };
         let keys: Vec<&str> = own_key.into_iter().chain(spec.ssh_keys.iter().map(String::as_str)).collect();
-        let told = Told {
-            spec,
-            keys,
-            host_key,
-            first: !dir.state_dir().join(PROVISIONED).exists(),
-        };
+        let told = Told { spec, keys, host_key, first: !dir.state_dir().join(PROVISIONED).exists() };
         if self.method == Method::CloudInit {
             let path = dir.run_dir().join(VOLUME);
             let files = cloud_init::files(&told, self, user_data.as_ref());

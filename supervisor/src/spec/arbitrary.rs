@@ -93,9 +93,8 @@ fn nets() -> impl Strategy<Value = Vec<Net>> {
 
 /// A file of any bytes.
 fn file() -> impl Strategy<Value = GuestFile> {
-    ("(/[a-z.%\" -]{0,5}[a-z])+", 0..=0o7777u16, prop::collection::vec(any::<u8>(), 0..20)).prop_map(
-        |(path, mode, content)| GuestFile { path, mode: FileMode(mode), content: Blob(content) },
-    )
+    ("(/[a-z.%\" -]{0,5}[a-z])+", 0..=0o7777u16, prop::collection::vec(any::<u8>(), 0..20))
+        .prop_map(|(path, mode, content)| GuestFile { path, mode: FileMode(mode), content: Blob(content) })
 }
 
 /// A valid spec.

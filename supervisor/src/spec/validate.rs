@@ -326,7 +326,10 @@ impl VmSpec {
             if matches!(self.provision, Provision::Credentials | Provision::None) {
                 errors.hint(
                     "provision",
-                    format!("user-data is read by cloud-init, and the way of provisioning is `{}`", self.provision),
+                    format!(
+                        "user-data is read by cloud-init, and the way of provisioning is `{}`",
+                        self.provision
+                    ),
                     "use `cloud-init`, or leave it to midge",
                 );
             }

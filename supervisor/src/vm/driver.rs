@@ -445,6 +445,7 @@ pub(super) fn queue(
     run: &RunState,
 ) -> (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>, watch::Sender<Snapshot>) {
     let (tx, rx) = mpsc::unbounded_channel();
-    let (snapshot, _) = watch::channel(Snapshot { run: Rc::new(run.clone()), end: None, notes: Vec::new(), finished: false });
+    let (snapshot, _) =
+        watch::channel(Snapshot { run: Rc::new(run.clone()), end: None, notes: Vec::new(), finished: false });
     (tx, rx, snapshot)
 }

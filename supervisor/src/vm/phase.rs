@@ -147,13 +147,10 @@ impl ConsoleReader {
     /// Looks for what the small initial RAM disk says (`init/src/lib.rs`), and for a kernel that gives up before.
     #[must_use]
     pub fn watching_root(mut self) -> Self {
-        let watch = || {
-            Some(RootWatch {
-                up: Regex::new("midge: root file system up").ok()?,
-                failed: Regex::new("midge: root file system failed: (.*)|(Kernel panic - not syncing.*)").ok()?,
-            })
-        };
-        self.root = watch();
+        // Constants, both of which a test uses.
+        let up = Regex::new("midge: root file system up").ok();
+        let failed = Regex::new("midge: root file system failed: (.*)|(Kernel panic - not syncing.*)").ok();
+        self.root = up.zip(failed).map(|(up, failed)| RootWatch { up, failed });
         self
     }
 
@@ -194,7 +191,8 @@ impl ConsoleReader {
             // Only a finished line tells the reason whole.
             if finished && let Some(watch) = &self.root {
                 if let Some(found) = watch.failed.captures(line) {
-                    let reason = found.iter().skip(1).flatten().next().map(|m| m.as_bytes()).unwrap_or_default();
+                    let reason =
+                        found.iter().skip(1).flatten().next().map(|m| m.as_bytes()).unwrap_or_default();
                     shown.push(Sign::RootFailed(String::from_utf8_lossy(reason).into_owned()));
                     self.root = None;
                 } else if watch.up.is_match(line) {

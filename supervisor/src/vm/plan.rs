@@ -94,8 +94,7 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
     let by_agent = kind == Kind::Linux && method == Method::Credentials;
     let image_disk = image.as_ref().and_then(|i| i.manifest.disk.as_ref()).filter(|_| by_agent);
     let grow = image_disk.and_then(|disk| super::grow::wanted(dir, disk.virtual_size));
-    let seed =
-        Seed { method, id: record.id, macs: macs.clone(), has_cloud_init: guest.cloud_init };
+    let seed = Seed { method, id: record.id, macs: macs.clone(), has_cloud_init: guest.cloud_init };
     let append = append(&spec, image.as_ref(), disk.is_some(), &seed)?;
     let ram = match host::ram_dir(home.run(), spec.memory.bytes()) {
         Ok(folder) => Ram::File(folder.join(format!("{}.ram", record.id))),
@@ -203,7 +202,9 @@ impl Plan {
             };
             Failure::new(kind, crate::error::chain(&e))
         })?;
-        notes.iter().for_each(|note| tracing::warn!("{note}"));
+        for note in notes {
+            tracing::warn!("{note}");
+        }
         Ok(())
     }
 

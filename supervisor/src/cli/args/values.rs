@@ -108,10 +108,9 @@ pub(in crate::cli) fn wait_for(text: &str) -> Result<WaitFor, String> {
         "ready" => Ok(WaitFor::Ready),
         "exit" | "stopped" => Ok(WaitFor::End),
         "cloud-init" => Ok(WaitFor::CloudInit),
-        _ => text
-            .parse()
-            .map(WaitFor::Sign)
-            .map_err(|e: crate::spec::ReadyError| format!("{e}; or ready (the VM's own sign), cloud-init, or exit")),
+        _ => text.parse().map(WaitFor::Sign).map_err(|e: crate::spec::ReadyError| {
+            format!("{e}; or ready (the VM's own sign), cloud-init, or exit")
+        }),
     }
 }
 
@@ -134,7 +133,9 @@ pub(in crate::cli) fn duration(text: &str) -> Result<Duration, DurationError> {
 pub(in crate::cli) fn file_for_guest(text: &str) -> Result<(PathBuf, String), String> {
     match text.split_once(":/") {
         Some((host, guest)) if !host.is_empty() => Ok((PathBuf::from(host), format!("/{guest}"))),
-        _ => Err(format!("`{text}` is not HOST:GUEST, such as ./motd:/etc/motd; the path in the guest is absolute")),
+        _ => Err(format!(
+            "`{text}` is not HOST:GUEST, such as ./motd:/etc/motd; the path in the guest is absolute"
+        )),
     }
 }
 

@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn what_failed_has_a_code_of_its_own() {
-        let judge = |status| Report { status, messages: Vec::new() }.judge("web").map_err(|failed| failed.kind);
+        let judge =
+            |status| Report { status, messages: Vec::new() }.judge("web").map_err(|failed| failed.kind);
         assert_eq!(judge(Status::Done), Ok(()));
         assert_eq!(judge(Status::Degraded), Ok(()));
         assert_eq!(judge(Status::Error), Err(ExitKind::Other));

@@ -9,10 +9,10 @@ pub(super) fn ascii(value: &Value) -> String {
     let mut out = String::new();
     for c in value.to_string().chars() {
         let code = u32::from(c);
-        if code < 0x7f || code > 0xffff {
-            out.push(c);
-        } else {
+        if (0x7f..=0xffff).contains(&code) {
             out.push_str(&format!("\\u{code:04x}"));
+        } else {
+            out.push(c);
         }
     }
     out

@@ -22,7 +22,11 @@ use super::{Seed, Told};
 const HEADER: &str = "#cloud-config\n";
 
 /// The files of the volume.
-pub(super) fn files(told: &Told<'_>, seed: &Seed, user_data: Option<&UserData>) -> Vec<(&'static str, Vec<u8>)> {
+pub(super) fn files(
+    told: &Told<'_>,
+    seed: &Seed,
+    user_data: Option<&UserData>,
+) -> Vec<(&'static str, Vec<u8>)> {
     let own = format!("{HEADER}{}\n", json::ascii(&config(told)));
     let user_data = match user_data {
         None => own.into_bytes(),
@@ -101,7 +105,8 @@ mod tests {
     const HAZARDS: [&str; 12] =
         ["no", "yes", "on", "off", "No", "OFF", "1:30", "12:34:56", "1_000", "2026-11-20", "=", "<<"];
     /// Texts that JSON may hold as they are and YAML may not.
-    const STRANGE: [&str; 6] = ["\u{7f}", "\u{85}x", "\u{feff}", "\u{2028}", "\u{ffff}", "a\tb\\\"\u{1f600}é\0"];
+    const STRANGE: [&str; 6] =
+        ["\u{7f}", "\u{85}x", "\u{feff}", "\u{2028}", "\u{ffff}", "a\tb\\\"\u{1f600}é\0"];
 
     fn seed() -> Seed {
         let macs = vec!["52:54:00:12:34:56".parse().unwrap()];
@@ -122,7 +127,8 @@ mod tests {
             mode: FileMode(0o600),
             content: Blob(b"\xff\0".to_vec()),
         }];
-        let host_key = Some(HostKey { private: "secret\n".to_owned(), public: "ssh-ed25519 CC midge\n".to_owned() });
+        let host_key =
+            Some(HostKey { private: "secret\n".to_owned(), public: "ssh-ed25519 CC midge\n".to_owned() });
         let told = Told { spec: &spec, keys: vec!["ssh-ed25519 AAAA midge"], host_key, first: true };
         let files = files(&told, &seed(), None);
         let meta: Value = serde_json::from_str(file(&files, "meta-data")).unwrap();
@@ -159,7 +165,10 @@ mod tests {
         child.stdin.take().unwrap().write_all(format!("{HEADER}{}", json::ascii(&told)).as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "PyYAML (python3-yaml, scripts/setup.sh --tests installs it): {errors}");
+        assert!(
+            output.status.success(),
+            "PyYAML (python3-yaml, scripts/setup.sh --tests installs it): {errors}"
+        );
         let read: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(read, told);
     }

@@ -85,14 +85,21 @@ mod tests {
     #[test]
     fn each_kind_of_user_data_is_a_part_beside_midges() {
         let own = "#cloud-config\n{}\n";
-        let scripts = ["#!/bin/sh\necho é\n--==midge==\n", "#cloud-config\na: no\n", "## template: jinja\n#cloud-config\n"];
+        let scripts = [
+            "#!/bin/sh\necho é\n--==midge==\n",
+            "#cloud-config\na: no\n",
+            "## template: jinja\n#cloud-config\n",
+        ];
         for text in scripts {
             let user = UserData::read(text.as_bytes()).unwrap();
             let parts = parts(&join(&user, own));
-            assert_eq!(parts, [
-                serde_json::json!(["text/plain", null, text]),
-                serde_json::json!(["text/cloud-config", MERGE, own]),
-            ]);
+            assert_eq!(
+                parts,
+                [
+                    serde_json::json!(["text/plain", null, text]),
+                    serde_json::json!(["text/cloud-config", MERGE, own]),
+                ]
+            );
         }
         let archive = "Content-Type: multipart/mixed; boundary=\"B\"\nMIME-Version: 1.0\n\n--B\nContent-Type: \
                        text/x-shellscript\n\n#!/bin/sh\n--B\nContent-Type: text/cloud-config\n\nb: 1\n--B--\n";

@@ -157,7 +157,8 @@ fn unpacked(bytes: &[u8]) -> Result<Cow<'_, [u8]>, UserDataError> {
 fn format(text: &[u8]) -> Result<Format, UserDataError> {
     let start = text[..text.len().min(MIME_WITHIN)].to_ascii_lowercase();
     let first = start.trim_ascii_start();
-    let told = FIRST_LINES.iter().find(|(line, _)| first.starts_with(line.as_bytes())).map(|(_, format)| *format);
+    let told =
+        FIRST_LINES.iter().find(|(line, _)| first.starts_with(line.as_bytes())).map(|(_, format)| *format);
     if let Some(format) = told {
         return Ok(format);
     }
@@ -201,12 +202,19 @@ fn check_mime(text: &[u8]) -> Result<(), UserDataError> {
     if !lower.contains("\ncontent-type: multipart/") && !lower.contains("\ncontent-type:multipart/") {
         return Ok(());
     }
-    let Some(boundary) = lower.find("boundary=").map(|at| parameter(&header[at + "boundary=".len()..])) else {
-        return Err(UserDataError::Mime { line: 1, what: "a multipart message names its boundary in `Content-Type`" });
+    let Some(boundary) = lower.find("boundary=").map(|at| parameter(&header[at + "boundary=".len()..]))
+    else {
+        return Err(UserDataError::Mime {
+            line: 1,
+            what: "a multipart message names its boundary in `Content-Type`",
+        });
     };
     let mark = format!("--{boundary}");
     if boundary.is_empty() || !lines.any(|(_, line)| line.trim_end() == mark) {
-        return Err(UserDataError::Mime { line: end + 2, what: "no line of the body begins a part: `--` and the boundary" });
+        return Err(UserDataError::Mime {
+            line: end + 2,
+            what: "no line of the body begins a part: `--` and the boundary",
+        });
     }
     Ok(())
 }
@@ -272,7 +280,10 @@ mod tests {
             ("MIME-Version: 1.0\nnonsense\n\nx", "line 2, column 1: neither a header"),
             ("MIME-Version: 1.0\n", "no body"),
             ("MIME-Version: 1.0\nContent-Type: multipart/mixed\n\nx", "boundary"),
-            ("MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"B\"\n\nx\n", "line 4, column 1: no line"),
+            (
+                "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"B\"\n\nx\n",
+                "line 4, column 1: no line",
+            ),
         ] {
             let error = told(text).unwrap_err();
             assert!(error.contains(words), "{text:?}: {error}");

@@ -30,17 +30,18 @@ pub fn write(mut volume: File, files: &[(&str, Vec<u8>)]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Seek};
 
     use super::*;
 
     #[test]
     fn small_and_large_files_are_read_back() {
         for length in [0, 1, 5000, 4 << 20] {
-            let image = tempfile::tempfile().unwrap();
+            let mut image = tempfile::tempfile().unwrap();
             let long = vec![b'x'; length];
             let files = [("meta-data", b"{}".to_vec()), ("user-data", long.clone())];
             write(image.try_clone().unwrap(), &files).unwrap();
+            image.rewind().unwrap();
             let system = fatfs::FileSystem::new(image, fatfs::FsOptions::new()).unwrap();
             assert_eq!(system.volume_label(), "CIDATA");
             let mut read = Vec::new();
@@ -53,7 +54,8 @@ mod tests {
     fn the_guests_tools_see_the_label() {
         let image = tempfile::NamedTempFile::new().unwrap();
         write(image.reopen().unwrap(), &[("meta-data", b"{}".to_vec())]).unwrap();
-        let told = std::process::Command::new("/sbin/blkid").args(["-p", "-o", "export"]).arg(image.path()).output();
+        let told =
+            std::process::Command::new("/sbin/blkid").args(["-p", "-o", "export"]).arg(image.path()).output();
         let told = String::from_utf8(told.expect("util-linux is installed").stdout).unwrap();
         assert!(told.contains("LABEL=CIDATA\n") && told.contains("TYPE=vfat\n"), "{told}");
     }

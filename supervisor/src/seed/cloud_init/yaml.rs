@@ -33,7 +33,11 @@ pub(super) fn check_config(text: &[u8]) -> Result<Vec<String>, Wrong> {
             return Err(first_content(text, format!("{} is no name of a setting", form(key))));
         };
         if LISTS.contains(&key.as_str()) && !matches!(value, Value::Sequence(_)) {
-            return Err(at_key(text, key, format!("`{key}` is a list (`- item` lines), not {}", form(value))));
+            return Err(at_key(
+                text,
+                key,
+                format!("`{key}` is a list (`- item` lines), not {}", form(value)),
+            ));
         }
         keys.push(key.clone());
     }
@@ -61,25 +65,48 @@ fn parse(text: &[u8]) -> Result<Value, Wrong> {
     })?;
     if let Some(at) = text.find(is_refused) {
         let c = text[at..].chars().next().unwrap_or_default();
-        return Err(place(&text[..at], format!("the character U+{:04X} is not allowed in YAML", u32::from(c))));
+        return Err(place(
+            &text[..at],
+            format!("the character U+{:04X} is not allowed in YAML", u32::from(c)),
+        ));
     }
     serde_yaml::from_str(text).map_err(|error| match error.location() {
         Some(found) => {
-            let what = error.to_string();
+            let (mut line, mut column) = (found.line().max(1), found.column().max(1));
+            let here = text.lines().nth(line - 1).and_then(|text| text.chars().nth(column - 1));
             // The place is told once, in front.
-            let mark = format!(" at line {} column {}", found.line(), found.column());
-            Wrong { line: found.line().max(1), column: found.column().max(1), what: what.replace(&mark, "") }
+            let mut what = error
+                .to_string()
+                .replace(&format!(" at line {} column {}", found.line(), found.column()), "");
+            if here == Some('\t') {
+                "a tab, where YAML is indented with blanks".clone_into(&mut what);
+            } else if what.contains("end of stream")
+                && let Some((rest, (began_line, began_column))) = trailing_place(&what)
+            {
+                // What is not closed is looked for where it begins.
+                (line, column, what) = (began_line, began_column, rest.to_owned());
+            }
+            Wrong { line, column, what }
         }
         None => {
             let what = error.to_string();
             match second_document(text) {
-                Some(line) if what.contains("more than one document") => {
-                    Wrong { line, column: 1, what: "a second document begins, and only one is read".to_owned() }
-                }
+                Some(line) if what.contains("more than one document") => Wrong {
+                    line,
+                    column: 1,
+                    what: "a second document begins, and only one is read".to_owned(),
+                },
                 _ => first_content(text.as_bytes(), what),
             }
         }
     })
+}
+
+/// A text that ends with ` at line N column N`, taken apart.
+fn trailing_place(text: &str) -> Option<(&str, (usize, usize))> {
+    let (rest, place) = text.rsplit_once(" at line ")?;
+    let (line, column) = place.split_once(" column ")?;
+    Some((rest, (line.parse().ok()?, column.parse().ok()?)))
 }
 
 /// What PyYAML refuses to read at all (YAML 1.1, 4.1.1).
@@ -122,7 +149,8 @@ fn at_key(text: &[u8], key: &str, what: String) -> Wrong {
     let text = String::from_utf8_lossy(text);
     let begins = |line: &str| {
         let line = line.trim_start_matches(['"', '\'']);
-        line.strip_prefix(key).is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':'))
+        line.strip_prefix(key)
+            .is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':'))
     };
     match text.lines().position(begins) {
         Some(index) => Wrong { line: index + 1, column: 1, what },
@@ -158,7 +186,7 @@ mod tests {
             ("#cloud-config\na: *nowhere\n", 2, 4, "anchor"),
             ("#cloud-config\njust words\n", 2, 1, "not a text"),
             ("#cloud-config\n- a\n- b\n", 2, 1, "not a list"),
-            ("#cloud-config\nusers:\n- a\n b: 1\n", 4, 2, "block"),
+            ("#cloud-config\nusers:\n- a\n b: 1\n", 4, 3, "mapping values"),
             ("#cloud-config\na: \u{1}\n", 2, 4, "U+0001"),
             ("#cloud-config\na: 1\nruncmd: echo\n", 3, 1, "`runcmd` is a list"),
             ("#cloud-config\na: 1\n---\nb: 2\n", 3, 1, "second document"),
@@ -175,7 +203,9 @@ mod tests {
 
     #[test]
     fn what_is_right_is_left_alone() {
-        for text in ["#cloud-config\n", "#cloud-config\n---\na: 1\n", "#cloud-config\n{\"runcmd\": [[\"ls\"]]}\n"] {
+        for text in
+            ["#cloud-config\n", "#cloud-config\n---\na: 1\n", "#cloud-config\n{\"runcmd\": [[\"ls\"]]}\n"]
+        {
             assert!(check_config(text.as_bytes()).is_ok(), "{text}");
         }
         let anchors = "#cloud-config\nx: &k [a]\nssh_authorized_keys: *k\npackages:\n- é\n- !!str 7\n";
