@@ -12,7 +12,7 @@ use crate::cli::deadline::{Deadline, call};
 use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::{Outcome, output};
 use crate::store::VmDir;
-use crate::vm::control::{Client, Failure, FailureKind, Reply, Request, Stream};
+use crate::vm::control::{Failure, FailureKind, Reply, Request, Stream};
 
 /// What it writes of itself, and what its modules and scripts print (cloud-init's documentation, "Log files").
 const LOGS: [&str; 2] = ["/var/log/cloud-init.log", "/var/log/cloud-init-output.log"];
@@ -105,22 +105,27 @@ impl Report {
 }
 
 /// Waits until cloud-init has done its work, and answers how it went. The agent is there already.
-pub(super) fn report(client: &mut Client, deadline: Deadline) -> Result<Report, Failed> {
+pub(super) fn report(context: &Context, vm: &VmDir, deadline: Deadline) -> Result<Report, Failed> {
+    let mut client = context.connect(vm)?;
     let argv = ["cloud-init", "status", "--wait", "--format", "json"].map(str::to_owned).to_vec();
     let request = Request::Exec { argv, env: BTreeMap::new(), dir: None, input: None };
-    let mut printed = Vec::new();
-    call(client, &request, deadline, |reply| {
-        if let Reply::Output { stream: Stream::Stdout, data } = reply {
-            printed.extend(exec::decode(&data)?);
+    let missing = || Failed::new(ExitKind::WrongState, "the guest has no cloud-init");
+    let (mut printed, mut code) = (Vec::new(), 0);
+    call(&mut client, &request, deadline, |reply| {
+        match reply {
+            Reply::Output { stream: Stream::Stdout, data } => printed.extend(exec::decode(&data)?),
+            Reply::Exited { code: exit } => code = exit,
+            _ => {}
         }
         Ok(())
     })
     .map_err(|failed| match failed.error.downcast_ref() {
-        Some(Failure { kind: FailureKind::NotFound, .. }) => {
-            Failed::new(ExitKind::WrongState, "the guest has no cloud-init")
-        }
+        Some(Failure { kind: FailureKind::NotFound, .. }) => missing(),
         _ => failed,
     })?;
+    if code == exec::NO_PROGRAM {
+        return Err(missing());
+    }
     Report::read(&printed)
 }
 

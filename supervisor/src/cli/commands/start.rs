@@ -141,7 +141,7 @@ pub(super) fn begin(
     let deadline = Deadline::after(Some(timeout.unwrap_or(DEFAULT_WAIT)));
     let followed = follow::follow(&mut client, &until, deadline, &mut evidence, show)?;
     if wait == Some(&WaitFor::CloudInit) {
-        super::cloud_init::report(&mut client, deadline)?.judge(vm.name())?;
+        super::cloud_init::report(context, vm, deadline)?.judge(vm.name())?;
     }
     Ok((client, started.already, followed))
 }

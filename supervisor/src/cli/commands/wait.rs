@@ -40,7 +40,7 @@ pub(super) fn wait(context: &Context, args: &WaitArgs) -> Outcome {
     let deadline = Deadline::after(timeout);
     let followed = follow(&mut client, &args.what.until(), deadline, &mut evidence, show)?;
     let report = match args.what {
-        WaitFor::CloudInit => Some(cloud_init::report(&mut client, deadline)?),
+        WaitFor::CloudInit => Some(cloud_init::report(context, &vm, deadline)?),
         _ => None,
     };
     told(args, &followed.phases, followed.end.as_ref(), report.as_ref())?;
