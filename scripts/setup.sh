@@ -47,6 +47,9 @@ if $tests; then
     need "a guest agent to test the client with" qemu-guest-agent
     need "counts a supervisor's system calls" strace
     need "reads what the unikernel is made of" binutils
+    need "reads YAML as cloud-init does" python3-yaml
+    need "packs kernel modules as distributions do" xz-utils zstd
+    need "makes partitions for a guest to grow" fdisk
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -1,7 +1,7 @@
 //! From a record to everything that one run of QEMU needs: the image's parts, the acceleration, the RAM's place.
 //!
 //! Planning reads the host and decides; it starts nothing and changes nothing, except that it puts an embedded image's
-//! kernel into the store.
+//! kernel into the store, and makes an image's small initial RAM disk.
 
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;

@@ -170,6 +170,31 @@ fn a_microvm_with_too_many_devices_is_refused() {
 }
 
 #[test]
+fn a_volume_for_cloud_init_is_read_only_and_the_only_source() {
+    for (machine, arch) in BOARDS {
+        let spec = spec(machine, arch);
+        let mut given = resources(&spec, Kind::Linux, ResolvedAccel::Tcg);
+        let list = |given: &Resources| arguments(&spec, &facts(arch, (10, 0, 2)), given).unwrap();
+        assert_eq!(value(&list(&given), "-smbios"), None);
+        given.seed = Some("/run/midge/vms/a,b/seed.img".into());
+        let list = list(&given);
+        let file = "driver=file,node-name=seed-file,filename=/run/midge/vms/a,,b/seed.img,read-only=on";
+        assert!(list.contains(&file.to_owned()), "{list:?}");
+        let told = (machine != Machine::Microvm).then_some("type=1,serial=ds=nocloud");
+        assert_eq!(value(&list, "-smbios"), told);
+    }
+}
+
+#[test]
+fn credentials_are_named_by_their_files() {
+    let spec = spec(Machine::Auto, Arch::X86_64);
+    let given = resources(&spec, Kind::Linux, ResolvedAccel::Tcg);
+    let list = arguments(&spec, &facts(Arch::X86_64, (10, 0, 2)), &given).unwrap();
+    let told = "name=opt/io.systemd.credentials/ssh.authorized_keys.root,file=/run/midge/a,,b";
+    assert_eq!(value(&list, "-fw_cfg"), Some(told));
+}
+
+#[test]
 fn the_users_own_arguments_come_last() {
     let mut spec = spec(Machine::Auto, Arch::X86_64);
     spec.qemu_args = vec!["-device".into(), "edu".into()];
