@@ -134,6 +134,7 @@ fn resources() -> Resources {
         uuid: uuid::Uuid::nil(),
         credentials: Vec::new(),
         restore: None,
+        seed: None,
     }
 }
 

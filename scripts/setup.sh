@@ -47,9 +47,10 @@ if $tests; then
     need "a guest agent to test the client with" qemu-guest-agent
     need "counts a supervisor's system calls" strace
     need "reads what the unikernel is made of" binutils
-    need "partitions the disks that tests import" fdisk
+    need "partitions the disks that tests import and grow" fdisk
     need "file systems whose files share blocks" btrfs-progs xfsprogs
-    need "packs a kernel that a test unpacks" zstd
+    need "packs kernels and kernel modules as distributions do" xz-utils zstd
+    need "reads YAML as cloud-init does" python3-yaml
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

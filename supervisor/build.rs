@@ -1,7 +1,8 @@
-//! Builds the reference unikernel (`guest/`) for the library to embed.
+//! Builds what runs in guests for the library to embed: the reference unikernel (`guest/`) and the first program of small initial RAM
+//! disks (`init/`).
 //!
-//! The guest is no member of the workspace, as it needs flags of its own, so a second cargo builds it. Its target folder is
-//! shared by all profiles and commands of the outer cargo: `build`, `test`, `clippy` and `doc` build it once.
+//! They are no members of the workspace, as they need flags of their own, so a second cargo builds them. Their target folders are
+//! shared by all profiles and commands of the outer cargo: `build`, `test`, `clippy` and `doc` build them once.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is how a build script speaks to cargo")]
 
@@ -10,12 +11,36 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// The only target of the guest so far; its flags are in `guest/kernel.toml`.
+/// The only target so far; its flags are in the files that [`PROGRAMS`] names.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// A program to embed.
+struct Program {
+    /// What it is, for people.
+    what: &'static str,
+    /// Its package's folder.
+    folder: &'static str,
+    /// The file with its flags.
+    flags: &'static str,
+    /// Its binary's name.
+    name: &'static str,
+}
+
+const PROGRAMS: [Program; 2] = [
+    Program { what: "the reference unikernel", folder: "guest", flags: "kernel.toml", name: "hello" },
+    Program {
+        what: "the first program of initial RAM disks",
+        folder: "init",
+        flags: "static.toml",
+        name: "init",
+    },
+];
+
 fn main() -> ExitCode {
-    println!("cargo:rustc-check-cfg=cfg(hello_x86_64)");
-    match embed() {
+    for program in &PROGRAMS {
+        println!("cargo:rustc-check-cfg=cfg({}_x86_64)", program.name);
+    }
+    match PROGRAMS.iter().try_for_each(embed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -24,33 +49,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn embed() -> Result<(), String> {
+fn embed(program: &Program) -> Result<(), String> {
     // Host, not target: a compiler on x86_64 brings this target's libraries along, whatever it builds `midge` for.
     if !variable("HOST")?.starts_with("x86_64-") {
         return Ok(());
     }
-    let guest = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("../guest");
-    for input in ["src", "build.rs", "kernel.toml", "Cargo.toml", "Cargo.lock"] {
-        println!("cargo:rerun-if-changed={}", guest.join(input).display());
+    let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..").join(program.folder);
+    for input in ["src", "build.rs", program.flags, "Cargo.toml", "Cargo.lock"] {
+        println!("cargo:rerun-if-changed={}", package.join(input).display());
     }
 
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let target = shared_folder(&out).join("guest");
-    build(&guest, &target)?;
+    let target = shared_folder(&out).join(program.folder);
+    build(program, &package, &target)?;
 
-    let kernel = target.join(TARGET).join("release/hello");
-    let embedded = out.join("hello-x86_64");
-    fs::copy(&kernel, &embedded)
-        .map_err(|error| format!("cannot copy {} to {}: {error}", kernel.display(), embedded.display()))?;
-    println!("cargo:rustc-cfg=hello_x86_64");
+    let built = target.join(TARGET).join("release").join(program.name);
+    let embedded = out.join(format!("{}-x86_64", program.name));
+    fs::copy(&built, &embedded)
+        .map_err(|error| format!("cannot copy {} to {}: {error}", built.display(), embedded.display()))?;
+    println!("cargo:rustc-cfg={}_x86_64", program.name);
     Ok(())
 }
 
-fn build(guest: &Path, target: &Path) -> Result<(), String> {
+fn build(program: &Program, package: &Path, target: &Path) -> Result<(), String> {
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
-        .current_dir(guest)
-        .args(["--config", "kernel.toml", "build", "--release", "--locked", "--bin", "hello"])
+        .current_dir(package)
+        .args(["--config", program.flags, "build", "--release", "--locked", "--bin", program.name])
         .arg("--target-dir")
         .arg(target);
     for (name, _) in env::vars_os() {
@@ -58,20 +83,22 @@ fn build(guest: &Path, target: &Path) -> Result<(), String> {
             cargo.env_remove(name);
         }
     }
-    let program = cargo.get_program().to_owned();
-    let result = cargo.output().map_err(|error| {
-        format!("cannot start `{}` for the reference unikernel: {error}", program.display())
-    })?;
+    let command = cargo.get_program().to_owned();
+    let result = cargo
+        .output()
+        .map_err(|error| format!("cannot start `{}` for {}: {error}", command.display(), program.what))?;
     if result.status.success() {
         return Ok(());
     }
     Err(format!(
-        "the reference unikernel in {} did not build ({}); cargo said:\n\n{}\n\
-         It needs a compiler for {TARGET}, a C compiler to link with (`cc`), and the packages of guest/Cargo.lock:\n\
-         without a network, run `cargo fetch --manifest-path guest/Cargo.toml` where there is one first.",
-        guest.display(),
+        "{} in {} did not build ({}); cargo said:\n\n{}\n\
+         It needs a compiler for {TARGET}, a C compiler to link with (`cc`), and the packages of its Cargo.lock:\n\
+         without a network, run `cargo fetch --manifest-path {}/Cargo.toml` where there is one first.",
+        program.what,
+        package.display(),
         result.status,
-        String::from_utf8_lossy(&result.stderr)
+        String::from_utf8_lossy(&result.stderr),
+        program.folder,
     ))
 }
 

@@ -7,6 +7,7 @@ pub mod cli;
 mod error;
 pub mod host;
 pub mod image;
+pub mod initrd;
 pub mod machine;
 pub mod seed;
 pub mod setup;

@@ -1,6 +1,7 @@
 //! One file for each verb, or family of verbs.
 
 mod attach;
+mod cloud_init;
 mod cmdline;
 mod console;
 mod cp;

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -11,7 +12,8 @@ use serde_json::{Map, Value};
 use super::args::SpecFlags;
 use super::exit::{ExitKind, Failed};
 use super::{names, ssh_key};
-use crate::spec::{Net, OnReset, SpecErrors, VmSpec};
+use crate::seed::cloud_init::UserData;
+use crate::spec::{Blob, FileMode, GuestFile, Net, OnReset, SpecErrors, VmSpec};
 
 /// What is to boot, as far as the command line says it in one word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +96,8 @@ fn lay_over(base: &mut Map<String, Value>, draft: &Draft<'_>, keys: &[String]) -
     set("memory", flags.memory.map(word));
     set("disk", flags.disk.map(word));
     set("provision", flags.provision.map(word));
+    set("user", flags.user.clone().map(Value::from));
+    set("cloud_init", flags.cloud_init.as_deref().map(user_data).transpose()?.map(word));
     set("restart", flags.restart.map(word));
     set("on_reset", flags.no_reboot.then(|| word(OnReset::Stop)));
     set("ttl_seconds", flags.ttl.map(|ttl| Value::from(ttl.as_secs())));
@@ -123,8 +127,10 @@ fn lay_over(base: &mut Map<String, Value>, draft: &Draft<'_>, keys: &[String]) -
         merge(base, "labels", key, Value::from(value.as_str()));
     }
     for (field, more) in [("ssh_keys", keys), ("qemu_args", &flags.qemu_arg)] {
-        append(base, field, more);
+        append(base, field, more.iter().map(|item| Value::from(item.as_str())));
     }
+    let files = flags.file.iter().map(|(host, guest)| file(host, guest).map(word));
+    append(base, "files", files.collect::<Result<Vec<_>, _>>()?);
     Ok(())
 }
 
@@ -186,13 +192,14 @@ fn merge(base: &mut Map<String, Value>, object: &str, field: &str, value: Value)
 }
 
 /// Adds to a list of the spec.
-fn append(base: &mut Map<String, Value>, field: &str, more: &[String]) {
-    if more.is_empty() {
+fn append(base: &mut Map<String, Value>, field: &str, more: impl IntoIterator<Item = Value>) {
+    let mut more = more.into_iter().peekable();
+    if more.peek().is_none() {
         return;
     }
     let place = base.entry(field).or_insert_with(|| Value::Array(Vec::new()));
     if let Value::Array(list) = place {
-        list.extend(more.iter().map(|item| Value::from(item.as_str())));
+        list.extend(more);
     }
 }
 
@@ -220,6 +227,36 @@ fn read_json(path: &Path) -> Result<Map<String, Value>, Failed> {
         Ok(_) => Err(Failed::new(ExitKind::Usage, "it is JSON, but no object").context(what())),
         Err(e) => Err(Failed::wrap(ExitKind::Usage, e).context(what())),
     }
+}
+
+/// A file of this host as the guest is to have it.
+fn file(host: &Path, guest: &str) -> Result<GuestFile, Failed> {
+    let what = || format!("cannot read {} for the guest", host.display());
+    let read = || {
+        let mut file = fs::File::open(host)?;
+        let mode = file.metadata()?.permissions().mode();
+        let mut content = Vec::new();
+        file.read_to_end(&mut content)?;
+        // The lower twelve bits are the permissions (inode(7)).
+        io::Result::Ok((FileMode((mode & 0o7777) as u16), content))
+    };
+    let (mode, content) = read().map_err(|e| Failed::io(what(), e))?;
+    Ok(GuestFile { path: guest.to_owned(), mode, content: Blob(content) })
+}
+
+/// User-data that cloud-init can read.
+fn user_data(path: &Path) -> Result<Blob, Failed> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes)
+    } else {
+        fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
+    };
+    read.map_err(|e| Failed::io(format!("cannot read the user-data {}", path.display()), e))?;
+    UserData::read(&bytes).map_err(|e| {
+        Failed::wrap(ExitKind::Usage, e).context(format!("the user-data {} cannot be used", path.display()))
+    })?;
+    Ok(Blob(bytes))
 }
 
 /// A file that can be read, by its absolute path: the VM's supervisor works in another folder.

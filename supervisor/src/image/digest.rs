@@ -29,13 +29,13 @@ pub(super) fn of_file(path: &Path) -> io::Result<(String, u64)> {
 
 /// The SHA-256 of some bytes, in hexadecimal.
 #[must_use]
-pub(super) fn of_bytes(bytes: &[u8]) -> String {
+pub(crate) fn of_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
 /// The digest of a list of texts: each is preceded by its length, so that no two lists share one.
 #[must_use]
-pub(super) fn of_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn of_list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hasher = Sha256::new();
     for text in texts {
         hasher.update((text.len() as u64).to_le_bytes());

@@ -7,7 +7,7 @@
 pub mod build;
 pub mod contents;
 pub mod cow;
-mod digest;
+pub(crate) mod digest;
 mod error;
 pub mod firmware;
 pub mod hello;

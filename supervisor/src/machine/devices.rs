@@ -1,6 +1,7 @@
 //! The devices of every guest, whatever its kind.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -187,6 +188,32 @@ pub fn disk_layer(path: &str, suffix: &str) -> (Vec<serde_json::Value>, String) 
         }),
     ];
     (nodes, disk)
+}
+
+/// The volume for cloud-init, and the word that keeps cloud-init from looking for its data anywhere else: where there is SMBIOS, as the
+/// system's serial number (cloud-init's documentation, "NoCloud"); a microvm has none.
+pub(super) fn seed(list: &mut List, bus: &mut Bus, volume: &Path) -> Result<(), MachineError> {
+    list.pair(
+        "-blockdev",
+        Opt::word("")
+            .set("driver", "file")
+            .set("node-name", "seed-file")
+            .path("filename", volume)?
+            .switch("read-only", true),
+    );
+    list.pair(
+        "-blockdev",
+        Opt::word("")
+            .set("driver", "raw")
+            .set("node-name", "seed")
+            .set("file", "seed-file")
+            .switch("read-only", true),
+    );
+    list.pair("-device", bus.device("blk")?.set("id", "seed0").set("drive", "seed"));
+    if bus.board != Board::Microvm {
+        list.pair("-smbios", Opt::word("").set("type", "1").set("serial", "ds=nocloud"));
+    }
+    Ok(())
 }
 
 /// The VM's own disk.

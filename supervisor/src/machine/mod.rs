@@ -85,8 +85,11 @@ pub struct Resources {
     pub taps: Vec<Option<i32>>,
     /// The VM's UUID (SMBIOS system UUID).
     pub uuid: uuid::Uuid,
-    /// systemd credentials by name, passed by fw_cfg (systemd.system-credentials(7)).
-    pub credentials: Vec<(String, String)>,
+    /// systemd credentials by name, in files, passed by fw_cfg (systemd.system-credentials(7)): what is on a command line anybody
+    /// can read, and a private key is among them.
+    pub credentials: Vec<(String, PathBuf)>,
+    /// A volume for cloud-init.
+    pub seed: Option<PathBuf>,
     /// Present where QEMU is to load a snapshot instead of booting.
     pub restore: Option<Restore>,
 }
@@ -279,9 +282,9 @@ pub fn arguments(
     let mut list = List::default();
     identity(&mut list, spec, resources);
     machine(&mut list, spec, qemu, board, resources)?;
-    for (name, value) in &resources.credentials {
+    for (name, path) in &resources.credentials {
         let name = format!("opt/io.systemd.credentials/{name}");
-        list.pair("-fw_cfg", Opt::word("").set("name", &name).set("string", value));
+        list.pair("-fw_cfg", Opt::word("").set("name", &name).path("file", path)?);
     }
     consoles(&mut list, resources)?;
     let mut bus = Bus::new(board);
@@ -291,6 +294,9 @@ pub fn arguments(
     // From here on: what is booted, and the user's own words.
     if let Some(disk) = &resources.disk {
         devices::disk(&mut list, &mut bus, disk)?;
+    }
+    if let Some(seed) = &resources.seed {
+        devices::seed(&mut list, &mut bus, seed)?;
     }
     if let Some(kernel) = &resources.kernel {
         list.value("-kernel", text(kernel)?);

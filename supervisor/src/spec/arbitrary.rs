@@ -91,6 +91,12 @@ fn nets() -> impl Strategy<Value = Vec<Net>> {
     })
 }
 
+/// A file of any bytes.
+fn file() -> impl Strategy<Value = GuestFile> {
+    ("(/[a-z.%\" -]{0,5}[a-z])+", 0..=0o7777u16, prop::collection::vec(any::<u8>(), 0..20))
+        .prop_map(|(path, mode, content)| GuestFile { path, mode: FileMode(mode), content: Blob(content) })
+}
+
 /// A valid spec.
 pub(crate) fn spec() -> impl Strategy<Value = VmSpec> {
     let shape = (name(), boot(), board(), nets(), 1..=MAX_CPUS, size(4..=960 * 1024));
@@ -110,10 +116,18 @@ pub(crate) fn spec() -> impl Strategy<Value = VmSpec> {
         prop::collection::btree_map("[a-z0-9._/-]{1,10}", "[ -~]{0,10}", 0..3),
         prop::collection::vec("-?[ -~]{0,10}", 0..3),
     );
-    (shape, choices, lists).prop_map(|(shape, choices, lists)| {
+    let guest = (
+        prop::option::of("[a-z_][a-z0-9_-]{0,9}x"),
+        prop::collection::vec(file(), 0..3),
+        prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
+    );
+    (shape, choices, lists, guest).prop_map(|(shape, choices, lists, guest)| {
         let (name, boot, (arch, machine, kind), nets, cpus, memory) = shape;
         let (accel, provision, restart, on_reset, ephemeral, cpu, disk, ttl_seconds) = choices;
         let (ssh_keys, ready, labels, qemu_args) = lists;
+        let (user, files, cloud_init) = guest;
+        let cloud_init =
+            cloud_init.filter(|_| matches!(provision, Provision::Auto | Provision::CloudInit)).map(Blob);
         VmSpec {
             name,
             boot,
@@ -128,6 +142,9 @@ pub(crate) fn spec() -> impl Strategy<Value = VmSpec> {
             nets,
             provision,
             ssh_keys,
+            user,
+            files,
+            cloud_init,
             restart,
             on_reset,
             ttl_seconds,

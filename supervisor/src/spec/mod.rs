@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) mod arbitrary;
 mod duration;
 mod forward;
+mod guest;
 mod net;
 mod parse;
 mod ready;
@@ -26,6 +27,7 @@ mod word;
 
 pub use duration::{Duration, DurationError};
 pub use forward::{Forward, ForwardError};
+pub use guest::{Blob, FileMode, FileModeError, GuestFile, check_user};
 pub use net::NetError;
 pub use netbr::{Mac, MacError};
 pub use ready::{Ready, ReadyError};
@@ -76,6 +78,15 @@ pub struct VmSpec {
     /// Public keys (OpenSSH one-line format) allowed to log in as root, besides midge's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ssh_keys: Vec<String>,
+    /// A user to make in the guest, who may do everything and has the same keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Files to put into the guest at its first boot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<GuestFile>,
+    /// User-data for cloud-init, in any of its formats; implies provisioning by cloud-init.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<Blob>,
     /// What to do when the guest ends.
     #[serde(default)]
     pub restart: Restart,
@@ -269,13 +280,16 @@ impl Net {
 
 /// How the guest learns its host name and keys.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Provision {
-    /// `credentials` for Linux images that take them, else `none`.
+    /// `cloud-init` where user-data is given; else `credentials` for Linux images that take them, `cloud-init` for those that
+    /// have it, and `none` for all others.
     #[default]
     Auto,
     /// systemd credentials (systemd.system-credentials(7)).
     Credentials,
+    /// cloud-init's NoCloud source: a volume with the label `cidata`.
+    CloudInit,
     /// Nothing is told to the guest.
     None,
 }
@@ -323,6 +337,9 @@ impl VmSpec {
             nets: one_user_net(),
             provision: Provision::default(),
             ssh_keys: Vec::new(),
+            user: None,
+            files: Vec::new(),
+            cloud_init: None,
             restart: Restart::default(),
             on_reset: OnReset::default(),
             ttl_seconds: None,

@@ -40,6 +40,9 @@ impl VmSpec {
         });
         fields.word("provision", &mut spec.provision);
         fields.take("ssh_keys", &mut spec.ssh_keys);
+        fields.take("user", &mut spec.user);
+        fields.take("files", &mut spec.files);
+        fields.take("cloud_init", &mut spec.cloud_init);
         fields.word("restart", &mut spec.restart);
         fields.word("on_reset", &mut spec.on_reset);
         let mut ttl = 0;

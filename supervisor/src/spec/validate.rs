@@ -5,7 +5,7 @@ use std::fmt;
 
 use base64::Engine;
 
-use super::{Arch, Forward, Kind, Mac, Machine, Net, Size, VmSpec};
+use super::{Arch, Forward, Kind, Mac, Machine, Net, Provision, Size, VmSpec, check_user};
 
 /// The least memory a machine starts with.
 pub const MIN_MEMORY: Size = Size::from_mib(4);
@@ -15,6 +15,11 @@ pub const MAX_MEMORY: Size = Size::from_mib(960 * 1024);
 pub const MAX_CPUS: u32 = 255;
 /// The longest name: a DNS label's (RFC 1035, 2.3.4).
 const MAX_NAME: usize = 63;
+/// The most bytes of files for a guest, together: all credentials of a systemd service may have 1 MiB (systemd.exec(5)), and
+/// base64 adds a third.
+const MAX_FILES: usize = 512 << 10;
+/// The most user-data, far above what any cloud takes.
+const MAX_USER_DATA: usize = 4 << 20;
 /// Slots of the PCI Express root bus that may go to interfaces.
 const MAX_NETS: usize = 16;
 /// Virtio devices of every machine beside its interfaces: entropy, the agent's port, the disk.
@@ -124,6 +129,7 @@ impl VmSpec {
         self.check_board(&mut errors);
         self.check_size(&mut errors);
         self.check_nets(&mut errors);
+        self.check_guest(&mut errors);
         self.check_words(&mut errors);
         errors.finish()
     }
@@ -284,6 +290,48 @@ impl VmSpec {
                     );
                 }
                 forwards.push((field, *forward));
+            }
+        }
+    }
+
+    fn check_guest(&self, errors: &mut Errors) {
+        if let Some(user) = &self.user
+            && let Err(problem) = check_user(user)
+        {
+            errors.add("user", format!("`{user}`: {problem}"));
+        }
+        let mut total = 0;
+        for (index, file) in self.files.iter().enumerate() {
+            let parts = || file.path.split('/').skip(1);
+            let whole = file.path.starts_with('/') && parts().all(|part| !matches!(part, "" | "." | ".."));
+            if !whole || file.path.contains(char::is_control) {
+                errors.add(
+                    format!("files[{index}].path"),
+                    format!("`{}` is no plain absolute path of a file", file.path.escape_debug()),
+                );
+            }
+            total += file.content.0.len();
+        }
+        if total > MAX_FILES {
+            errors.hint(
+                "files",
+                format!("{} KiB are more than the {} KiB that fit", total.div_ceil(1024), MAX_FILES >> 10),
+                "copy them with `midge cp` when the guest is up",
+            );
+        }
+        if let Some(data) = &self.cloud_init {
+            if data.0.len() > MAX_USER_DATA {
+                errors.add("cloud_init", format!("user-data has at most {} MiB", MAX_USER_DATA >> 20));
+            }
+            if matches!(self.provision, Provision::Credentials | Provision::None) {
+                errors.hint(
+                    "provision",
+                    format!(
+                        "user-data is read by cloud-init, and the way of provisioning is `{}`",
+                        self.provision
+                    ),
+                    "use `cloud-init`, or leave it to midge",
+                );
             }
         }
     }

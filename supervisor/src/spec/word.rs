@@ -68,7 +68,7 @@ words!(Kind, "kind of guest",
 words!(Arch, "instruction set", X86_64 => "x86_64" | "amd64", Aarch64 => "aarch64" | "arm64");
 words!(Machine, "machine", Auto => "auto", Q35 => "q35", Microvm => "microvm", Virt => "virt");
 words!(Accel, "acceleration", Auto => "auto", Kvm => "kvm", Tcg => "tcg");
-words!(Provision, "way of provisioning", Auto => "auto", Credentials => "credentials", None => "none");
+words!(Provision, "way of provisioning", Auto => "auto", Credentials => "credentials", CloudInit => "cloud-init", None => "none");
 words!(Restart, "restart policy", No => "no", OnFailure => "on-failure", Always => "always");
 words!(OnReset, "effect of a reset", Reboot => "reboot", Stop => "stop");
 

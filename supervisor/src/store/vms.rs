@@ -274,6 +274,7 @@ impl VmDir {
             let _ = fs::remove_file(ram);
         }
         let _ = fs::remove_file(self.state.join("run.json"));
+        crate::seed::clear(&self.run);
         for file in ["state.json", "control.sock", "monitor.sock", "console.sock", "agent.sock", "ram"] {
             let _ = fs::remove_file(self.run.join(file));
         }

@@ -61,6 +61,10 @@ pub(super) struct Driver {
     addresses: Addresses,
     /// The agent answers, and an address is all that is missing for the guest to be ready.
     awaits_address: bool,
+    /// The plan is to be made anew for the next start.
+    stale_plan: bool,
+    /// What a person who follows the boot should know.
+    notes: Vec<String>,
     /// Restarts by policy under supervisors before this one.
     earlier_restarts: u32,
     finished: bool,
@@ -89,6 +93,8 @@ impl Driver {
             history,
             addresses: Addresses::default(),
             awaits_address: false,
+            stale_plan: false,
+            notes: Vec::new(),
             earlier_restarts: run.restarts,
             run,
             link: None,
@@ -137,6 +143,7 @@ impl Driver {
             Input::Sign(Sign::Phase(name)) => self.mark(name),
             Input::Sign(Sign::Address(address)) => self.told(Source::Console, &[address.into()]),
             Input::Sign(Sign::Ready) => self.ready(),
+            Input::Sign(Sign::RootFailed(reason)) => self.root_failed(reason),
             Input::AgentUp => {
                 if matches!(self.plan.as_ref().and_then(|p| p.ready.as_ref()), Some(Ready::Agent)) {
                     let expects_address = self.plan.as_ref().is_some_and(Plan::expects_address);
@@ -158,7 +165,14 @@ impl Driver {
                 self.addresses_changed();
             }
             Input::Planned(planned) => self.spawn(*planned),
-            Input::Happened(what) => self.history.add(what),
+            Input::Happened(what) => {
+                if let Happening::DiskNotGrown { disk, reason } = &what {
+                    self.notes.push(format!(
+                        "the disk has {disk}, and the guest's root file system could not be made to fill it: {reason}"
+                    ));
+                }
+                self.history.add(what);
+            }
         }
         self.publish(None);
     }
@@ -211,8 +225,19 @@ impl Driver {
         if self.run.phases.iter().all(|p| p.name != name) {
             let ms = self.spawned_at.elapsed().as_secs_f64() * 1e3;
             let phase = Phase { name, ms: (ms * 1e3).round() / 1e3 };
+            if name == PhaseName::Ready {
+                self.note_provisioned();
+            }
             self.run.phases.push(phase);
             self.history.add(Happening::Phase(phase));
+        }
+    }
+
+    /// Notes that the guest has been up once, with all that it was given for its first boot.
+    fn note_provisioned(&self) {
+        let mark = self.shared.dir.state_dir().join(crate::seed::PROVISIONED);
+        if let Err(e) = std::fs::File::options().create(true).append(true).open(&mark) {
+            tracing::warn!("cannot note in {} that the guest has been up: {e}", mark.display());
         }
     }
 
@@ -238,11 +263,14 @@ impl Driver {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Spawn if self.machine.restarts() == 0 => match self.plan.take() {
-                Some(plan) => self.spawn(Ok(plan)),
-                None => self.plan_again(),
-            },
-            Action::Spawn => self.plan_again(),
+            Action::Spawn => {
+                // A restart sees the image, the host and the record as they are now.
+                let first = self.machine.restarts() == 0 && !std::mem::take(&mut self.stale_plan);
+                match self.plan.take().filter(|_| first) {
+                    Some(plan) => self.spawn(Ok(plan)),
+                    None => self.plan_again(),
+                }
+            }
             Action::Continue | Action::Pause | Action::PowerDown | Action::Quit => {
                 if let Some(link) = &self.link {
                     link.command(&action);
@@ -272,12 +300,7 @@ impl Driver {
                 if let Err(e) = self.shared.dir.write_last_run(&last) {
                     tracing::error!("cannot record how the guest ended: {e}");
                 }
-                self.link = None;
-                self.shared.set_link(None);
-                if let Some(ram) = self.run.ram_file.take() {
-                    let _ = std::fs::remove_file(ram);
-                }
-                self.run.qemu = None;
+                self.clear_away();
                 if self.machine.state() == State::Restarting {
                     // Whoever waits for a sign waits for the next run's.
                     self.run.phases.clear();
@@ -285,6 +308,7 @@ impl Driver {
                 }
                 self.publish(Some(&end));
             }
+            Action::Discard => self.clear_away(),
             Action::Finish => {
                 self.finished = true;
                 self.publish(None);
@@ -315,6 +339,33 @@ impl Driver {
             });
             shared.tell(Input::Planned(Box::new(planned)));
         });
+    }
+
+    /// Lets go of a QEMU that has left.
+    fn clear_away(&mut self) {
+        self.link = None;
+        self.shared.set_link(None);
+        if let Some(ram) = self.run.ram_file.take() {
+            let _ = std::fs::remove_file(ram);
+        }
+        self.run.qemu = None;
+    }
+
+    /// Boots once more with the image's own initial RAM disk, and sees to it that every later boot begins with that one.
+    fn root_failed(&mut self, reason: String) {
+        let Some(path) = self.plan.as_ref().and_then(|plan| plan.small_initrd.as_deref()) else { return };
+        if let Err(e) = crate::initrd::give_up(path, &reason) {
+            // It would only fail again.
+            tracing::error!("cannot note that {} does not work: {e}", path.display());
+            return;
+        }
+        self.notes.push(format!(
+            "midge's own initial RAM disk did not bring up the root file system ({reason}); booting with the image's own, now and \
+             from now on"
+        ));
+        self.history.add(Happening::InitrdFailed { reason });
+        self.stale_plan = true;
+        self.feed(Event::BootAgain);
     }
 
     fn spawn(&mut self, planned: Result<Plan, Failure>) {
@@ -411,11 +462,13 @@ impl Driver {
                 _ => end.cloned().or_else(|| snapshot.end.clone()),
             };
             let finished = self.finished;
-            if *snapshot.run == self.run && snapshot.end == end && snapshot.finished == finished {
+            let told = snapshot.notes.len() == self.notes.len();
+            if *snapshot.run == self.run && snapshot.end == end && snapshot.finished == finished && told {
                 return false;
             }
             write = true;
-            *snapshot = Snapshot { run: Rc::new(self.run.clone()), end, finished };
+            let notes = self.notes.clone();
+            *snapshot = Snapshot { run: Rc::new(self.run.clone()), end, notes, finished };
             true
         });
         if write && let Err(e) = self.shared.dir.write_run_state(&self.run) {
@@ -437,6 +490,7 @@ pub(super) fn queue(
     run: &RunState,
 ) -> (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>, watch::Sender<Snapshot>) {
     let (tx, rx) = mpsc::unbounded_channel();
-    let (snapshot, _) = watch::channel(Snapshot { run: Rc::new(run.clone()), end: None, finished: false });
+    let (snapshot, _) =
+        watch::channel(Snapshot { run: Rc::new(run.clone()), end: None, notes: Vec::new(), finished: false });
     (tx, rx, snapshot)
 }

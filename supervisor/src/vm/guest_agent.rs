@@ -76,7 +76,12 @@ impl AgentPort {
             handle.agent.far_end.send_replace(FarEnd::Agent);
             shared.tell(Input::AgentUp);
             if kind == Kind::Linux {
-                find_addresses(&shared, &agent).await;
+                let grow = async {
+                    if let Some(size) = handle.grow.take() {
+                        super::grow::grow(&shared, &agent, size).await;
+                    }
+                };
+                tokio::join!(find_addresses(&shared, &agent), grow);
             }
         });
         if let Some(earlier) = self.greeting.borrow_mut().replace(task.abort_handle()) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{End, Phase, State};
-use crate::spec::Mac;
+use crate::spec::{Mac, Size};
 use crate::store::Source;
 
 /// The file's size at which a new one is begun; one old one is kept.
@@ -102,6 +102,25 @@ pub enum Happening {
         net: usize,
         /// What happened to it.
         detail: String,
+    },
+    /// midge's own initial RAM disk did not bring up the root file system; the image's own takes its place from now on.
+    InitrdFailed {
+        /// What the guest said.
+        reason: String,
+    },
+    /// The guest's root file system was made to fill its disk, which is larger than the image's.
+    DiskGrown {
+        /// The disk's size.
+        disk: Size,
+        /// The file system's size in bytes.
+        file_system: u64,
+    },
+    /// That failed; it is tried again at the next start.
+    DiskNotGrown {
+        /// The disk's size.
+        disk: Size,
+        /// Why.
+        reason: String,
     },
     /// The guest ended.
     Ended(End),

@@ -3,7 +3,7 @@
 //! A [`Link`] is made by starting QEMU ([`Link::launch`]) or by finding one that lost its supervisor
 //! ([`Link::adopt`]). Its tasks turn what QEMU does into [`Input`]s for the driver; dropping it ends them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd};
@@ -30,7 +30,7 @@ use super::state::{Action, Event, Exit};
 use crate::host::oom;
 use crate::host::proc::ProcessId;
 use crate::machine;
-use crate::spec::{Kind, Ready};
+use crate::spec::{Kind, Ready, Size};
 
 /// How long a monitor command may take. QEMU answers in well under a millisecond unless the host is overloaded.
 pub(super) const MONITOR_DEADLINE: Duration = Duration::from_secs(20);
@@ -50,6 +50,8 @@ pub(super) struct Handle {
     pub(super) agent: AgentPort,
     /// QEMU's user-mode network, where the guest has one.
     pub(super) user_netdev: Option<String>,
+    /// The disk's size, until the guest has been asked to fill it.
+    pub(super) grow: Cell<Option<Size>>,
     /// The program and its arguments.
     pub(super) command_line: Vec<String>,
 }
@@ -91,6 +93,7 @@ impl Link {
             .open(dir.qemu_log())
             .map_err(io("open QEMU's log"))?;
         plan.prepare_ram()?;
+        plan.prepare_seed(&shared.home, dir)?;
         let sockets = [monitor.as_raw_fd(), console.as_raw_fd(), agent.as_raw_fd()];
         let taps = ports.taps();
         let numbers = taps.iter().map(|tap| tap.as_ref().map(AsRawFd::as_raw_fd)).collect();
@@ -161,6 +164,7 @@ impl Link {
             monitor: RefCell::new(None),
             agent: AgentPort::new(ends.agent),
             user_netdev: machine::user_netdev(&plan.spec),
+            grow: Cell::new(plan.grow),
             command_line,
         });
         // An adopted QEMU can be spoken to at once: what the driver decides first is not lost.
@@ -172,6 +176,9 @@ impl Link {
             _ => None,
         };
         let mut reader = ConsoleReader::new(plan.spec.kind, pattern);
+        if plan.small_initrd.is_some() {
+            reader = reader.watching_root();
+        }
         if connected.is_some() {
             // What the guest showed while nobody watched. When it reached a phase is not known any more.
             let before = std::fs::read(shared.dir.console_log()).unwrap_or_default();

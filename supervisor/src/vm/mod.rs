@@ -7,6 +7,7 @@ pub mod control;
 mod driver;
 mod end;
 mod find;
+mod grow;
 mod guest_agent;
 mod guest_ops;
 mod history;
@@ -25,6 +26,7 @@ mod stats;
 mod supervise;
 
 pub use end::{AskedBy, Cause, End};
+pub use grow::SCRIPT as GROW_SCRIPT;
 pub use history::{Entry, Happening};
 pub use launch::{LaunchError, Started, close_unfinished, connect, refuse_nameless_qemu, start};
 pub use phase::{ConsoleReader, Phase, PhaseName, Sign, default_ready};

@@ -107,6 +107,8 @@ pub enum Sign {
     Address(std::net::Ipv4Addr),
     /// The pattern of a waiter was seen.
     Ready,
+    /// The small initial RAM disk did not bring up the root file system.
+    RootFailed(String),
 }
 
 /// The longest line that patterns are tried on; what a guest writes without a newline is matched in pieces of this size.
@@ -119,6 +121,15 @@ pub struct ConsoleReader {
     signs: Vec<(PhaseName, Regex)>,
     ready: Option<Regex>,
     seen_byte: bool,
+    /// What is looked for while the root file system is not up, when it matters.
+    root: Option<RootWatch>,
+}
+
+/// What the console shows of the small initial RAM disk's work.
+#[derive(Debug)]
+struct RootWatch {
+    up: Regex,
+    failed: Regex,
 }
 
 impl ConsoleReader {
@@ -130,7 +141,17 @@ impl ConsoleReader {
             // The patterns are constants, and a test parses each of them.
             .filter_map(|(name, pattern)| Some((*name, Regex::new(pattern).ok()?)))
             .collect();
-        Self { line: Vec::new(), signs, ready, seen_byte: false }
+        Self { line: Vec::new(), signs, ready, seen_byte: false, root: None }
+    }
+
+    /// Looks for what the small initial RAM disk says (`init/src/lib.rs`), and for a kernel that gives up before.
+    #[must_use]
+    pub fn watching_root(mut self) -> Self {
+        // Constants, both of which a test uses.
+        let up = Regex::new("midge: root file system up").ok();
+        let failed = Regex::new("midge: root file system failed: (.*)|(Kernel panic - not syncing.*)").ok();
+        self.root = up.zip(failed).map(|(up, failed)| RootWatch { up, failed });
+        self
     }
 
     /// Takes the next bytes and answers what they completed.
@@ -167,6 +188,17 @@ impl ConsoleReader {
                 }
                 false
             });
+            // Only a finished line tells the reason whole.
+            if finished && let Some(watch) = &self.root {
+                if let Some(found) = watch.failed.captures(line) {
+                    let reason =
+                        found.iter().skip(1).flatten().next().map(|m| m.as_bytes()).unwrap_or_default();
+                    shown.push(Sign::RootFailed(String::from_utf8_lossy(reason).into_owned()));
+                    self.root = None;
+                } else if watch.up.is_match(line) {
+                    self.root = None;
+                }
+            }
             if ready.as_ref().is_some_and(|pattern| pattern.is_match(line)) {
                 *ready = None;
                 shown.push(Sign::Ready);
@@ -216,6 +248,25 @@ mod tests {
     fn a_prompt_without_a_newline_is_seen() {
         let mut reader = ConsoleReader::new(Kind::Linux, Some(Regex::new("login: ?$").unwrap()));
         assert_eq!(reader.push(b"debian login: "), [Sign::Phase(PhaseName::Serial), Sign::Ready]);
+    }
+
+    #[test]
+    fn a_root_that_does_not_come_up_is_told_until_it_has() {
+        let reader = || ConsoleReader::new(Kind::Linux, None).watching_root();
+        let failed = |text: &[u8]| {
+            let shown = text.chunks(7).fold((reader(), Vec::new()), |(mut reader, mut shown), piece| {
+                shown.extend(reader.push(piece));
+                (reader, shown)
+            });
+            shown.1.into_iter().find(|sign| matches!(sign, Sign::RootFailed(_)))
+        };
+        let why = |text: &str| Some(Sign::RootFailed(text.to_owned()));
+        let line = b"midge: root file system failed: no disk or partition is /dev/vda\r\n";
+        assert_eq!(failed(line), why("no disk or partition is /dev/vda"));
+        let panic = b"[    2.0] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n";
+        assert_eq!(failed(panic), why("Kernel panic - not syncing: VFS: Unable to mount root fs"));
+        assert_eq!(failed(&[&b"midge: root file system up\r\n"[..], panic].concat()), None);
+        assert_eq!(ConsoleReader::new(Kind::Linux, None).push(line).len(), 1);
     }
 
     proptest! {

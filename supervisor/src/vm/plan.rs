@@ -1,7 +1,7 @@
 //! From a record to everything that one run of QEMU needs: the image's parts, the acceleration, the RAM's place.
 //!
 //! Planning reads the host and decides; it starts nothing and changes nothing, except that it puts an embedded image's
-//! kernel into the store.
+//! kernel into the store, and makes an image's small initial RAM disk.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,10 @@ use super::control::{Failure, FailureKind};
 use super::phase::default_ready;
 use crate::host::{self, KvmState, QemuFacts};
 use crate::image::{self, Image, Manifest};
+use crate::initrd;
 use crate::machine::{self, Disk, Ram, ResolvedAccel, Resources};
-use crate::seed;
-use crate::spec::{Accel, Arch, Kind, Mac, Net, Provision, Ready, VmSpec};
+use crate::seed::{self, Method, Seed};
+use crate::spec::{Accel, Arch, Kind, Mac, Net, Ready, Size, VmSpec};
 use crate::store::{Home, Record, RunState, VmDir};
 
 /// What one run of a VM consists of.
@@ -23,17 +24,21 @@ pub(super) struct Plan {
     pub(super) qemu: QemuFacts,
     pub(super) accel: ResolvedAccel,
     pub(super) ready: Option<Ready>,
+    /// The disk's size, where the guest's file system is to be made to fill it by its agent.
+    pub(super) grow: Option<Size>,
     /// What the user should know, a line each.
     pub(super) notes: Vec<String>,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
+    /// The initial RAM disk is midge's own, and the image has one to fall back on.
+    pub(super) small_initrd: Option<PathBuf>,
     append: String,
     bios: Option<PathBuf>,
     disk: Option<Disk>,
     ram: Ram,
     macs: Vec<Mac>,
     uuid: uuid::Uuid,
-    credentials: Vec<(String, String)>,
+    seed: Seed,
 }
 
 /// Makes the plan of a VM from its record.
@@ -65,6 +70,8 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         Some(image) if kernel.is_none() => firmware(&image.manifest)?,
         _ => None,
     };
+    let small_initrd = image.as_ref().filter(|_| initrd.is_some()).and_then(|i| small_initrd(home, &spec, i));
+    let initrd = small_initrd.clone().or(initrd);
     let disk = image
         .as_ref()
         .and_then(|i| i.manifest.disk.as_ref())
@@ -76,9 +83,23 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         return Err(Failure::new(FailureKind::NotFound, why)
             .hint("bring it back, or remove the VM and create it anew"));
     }
-    let credentials = seed::credentials(&spec, seed::own_key(home).as_deref());
-    let append = append(&spec, image.as_ref(), disk.is_some())?;
     let ready = ready(&spec, image.as_ref().map(|i| &i.manifest))?;
+    let macs = record
+        .macs
+        .iter()
+        .map(|mac| mac.parse::<Mac>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| Failure::new(FailureKind::Other, format!("the record of the VM is damaged: {e}")))?;
+    let manifest = image.as_ref().map(|i| &i.manifest);
+    let guest = seed::Guest::of(kind, manifest, kernel.is_some());
+    let method = seed::method(&spec, guest)
+        .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()).hint(e.hint()))?;
+    // cloud-init does it by itself.
+    let by_agent = kind == Kind::Linux && method == Method::Credentials;
+    let image_disk = image.as_ref().and_then(|i| i.manifest.disk.as_ref()).filter(|_| by_agent);
+    let grow = image_disk.and_then(|disk| super::grow::wanted(dir, disk.virtual_size));
+    let seed = Seed { method, id: record.id, macs: macs.clone(), has_cloud_init: guest.cloud_init };
+    let append = append(&spec, image.as_ref(), disk.is_some(), &seed)?;
     let ram = match host::ram_dir(home.run(), spec.memory.bytes()) {
         Ok(folder) => Ram::File(folder.join(format!("{}.ram", record.id))),
         Err(why) => {
@@ -86,28 +107,24 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
             Ram::Anonymous
         }
     };
-    let macs = record
-        .macs
-        .iter()
-        .map(|mac| mac.parse::<Mac>())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| Failure::new(FailureKind::Other, format!("the record of the VM is damaged: {e}")))?;
     Ok(Plan {
         spec,
         kind,
         qemu,
         accel,
         ready,
+        grow,
         notes,
         kernel,
         initrd,
+        small_initrd,
         append,
         bios,
         disk,
         ram,
         macs,
         uuid: record.id,
-        credentials,
+        seed,
     })
 }
 
@@ -133,16 +150,18 @@ impl Plan {
             accel: run.accel.unwrap_or(ResolvedAccel::Tcg),
             // A sign that does not parse any more is one that nobody sees.
             ready: ready(&spec, manifest).ok().flatten(),
+            grow: None,
             notes: Vec::new(),
             kernel: None,
             initrd: None,
+            small_initrd: None,
             append: String::new(),
             bios: None,
             disk: None,
             ram: run.ram_file.clone().map_or(Ram::Anonymous, Ram::File),
             macs: record.macs.iter().filter_map(|mac| mac.parse().ok()).collect(),
             uuid: record.id,
-            credentials: Vec::new(),
+            seed: Seed::nothing(),
             spec,
         }
     }
@@ -187,6 +206,25 @@ impl Plan {
         })
     }
 
+    /// Writes what the guest is told to where QEMU reads it.
+    pub(super) fn prepare_seed(&self, home: &Home, dir: &VmDir) -> Result<(), Failure> {
+        let own_key = seed::own_key(home);
+        let notes = self.seed.write(&self.spec, dir, own_key.as_deref()).map_err(|e| {
+            let kind = match &e {
+                seed::SeedError::UserData(_) => FailureKind::Usage,
+                seed::SeedError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                    FailureKind::NoSpace
+                }
+                seed::SeedError::Io { .. } => FailureKind::Other,
+            };
+            Failure::new(kind, crate::error::chain(&e))
+        })?;
+        for note in notes {
+            tracing::warn!("{note}");
+        }
+        Ok(())
+    }
+
     /// The resources of a run whose sockets have these numbers.
     pub(super) fn resources(
         &self,
@@ -211,7 +249,8 @@ impl Plan {
             macs: self.macs.clone(),
             taps,
             uuid: self.uuid,
-            credentials: self.credentials.clone(),
+            credentials: self.seed.credential_files(&self.spec, dir),
+            seed: self.seed.volume(dir),
             restore: None,
         }
     }
@@ -230,6 +269,7 @@ pub fn plan_command_line(home: &Home, dir: &VmDir, record: &Record) -> Result<Ve
 
 /// An image and where its parts lie.
 struct Parts {
+    image: Image,
     manifest: Manifest,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
@@ -249,12 +289,28 @@ impl Parts {
             let why = format!("the image `{}` is for {arch} and the VM is {}", recorded.name, spec.arch);
             return Err(Failure::new(FailureKind::Usage, why));
         }
-        Ok(Self { kernel: image.kernel(), initrd: image.initrd(), manifest: image.manifest })
+        let (kernel, initrd, manifest) = (image.kernel(), image.initrd(), image.manifest.clone());
+        Ok(Self { image, manifest, kernel, initrd })
+    }
+}
+
+/// midge's own initial RAM disk for the image, where its kernel and initial RAM disk are to be used and it can take the latter's place.
+fn small_initrd(home: &Home, spec: &VmSpec, image: &Parts) -> Option<PathBuf> {
+    let own = spec.boot.kernel.is_none() && spec.boot.initrd.is_none();
+    if !own || !initrd::suits(spec.boot.append.as_deref()) {
+        return None;
+    }
+    match initrd::small(home, &image.image) {
+        Ok(path) => Some(path),
+        Err(e) => {
+            tracing::info!("booting with the image's own initial RAM disk: {}", crate::error::chain(&e));
+            None
+        }
     }
 }
 
 /// The kernel's command line: the image's words, the machine's, those that provision, the user's.
-fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool) -> Result<String, Failure> {
+fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool, seed: &Seed) -> Result<String, Failure> {
     let mut words: Vec<String> = Vec::new();
     if spec.boot.kernel.is_none()
         && let Some(image) = image
@@ -266,12 +322,7 @@ fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool) -> Result<String, Fa
         machine::kernel_words(spec, spec.kind, disk)
             .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?,
     );
-    let takes_credentials = image.is_some_and(|i| i.manifest.systemd.is_some_and(|version| version >= 252));
-    if spec.provision == Provision::Credentials && !takes_credentials {
-        let why = "the guest cannot be provisioned by credentials: its image has no systemd of version 252 or later";
-        return Err(Failure::new(FailureKind::Usage, why).hint("use `--provision none`"));
-    }
-    words.extend(seed::kernel_words(spec, spec.kind));
+    words.extend(seed.kernel_words(spec));
     words.extend(spec.boot.append.clone());
     Ok(words.join(" "))
 }

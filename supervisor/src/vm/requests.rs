@@ -122,7 +122,7 @@ async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) 
 /// Tells each phase as it is reached, until what is waited for holds.
 async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> Result<(), Stopped> {
     let mut changes = shared.snapshot.subscribe();
-    let mut told = 0;
+    let (mut told, mut noted) = (0, 0);
     let mut started = None;
     let sign = sign_seen(shared, &until);
     tokio::pin!(sign);
@@ -136,6 +136,10 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
         for phase in now.run.phases.iter().skip(told) {
             talk.send(&Reply::Phase(*phase)).await?;
             told += 1;
+        }
+        for note in now.notes.iter().skip(noted) {
+            talk.send(&Reply::Note { text: note.clone() }).await?;
+            noted += 1;
         }
         let reached = |name| now.run.phases.iter().any(|p| p.name == name);
         let fulfilled = match until {

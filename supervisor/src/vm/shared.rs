@@ -22,6 +22,8 @@ pub(super) struct Snapshot {
     pub(super) run: Rc<RunState>,
     /// How the guest ended, once it has, until it is started again.
     pub(super) end: Option<End>,
+    /// What a person who follows the boot should know, a line each.
+    pub(super) notes: Vec<String>,
     /// Nothing will happen any more.
     pub(super) finished: bool,
 }

@@ -113,6 +113,8 @@ pub enum Event {
     QemuExited(Exit),
     /// The sign of readiness was seen.
     Ready,
+    /// The boot came to nothing for a reason that is midge's own: QEMU is to be ended and started once more, otherwise.
+    BootAgain,
     /// Somebody wants something.
     Ask(Ask),
     /// A timer ran out.
@@ -194,6 +196,8 @@ pub enum Action {
     Arm(Timer, Duration),
     /// Stop a timer.
     Disarm(Timer),
+    /// The run is over and was none: what is left of it is to be cleared away.
+    Discard,
     /// The run is over, like this.
     RecordEnd(End),
     /// The supervisor's work is done.
@@ -239,6 +243,8 @@ pub struct Machine {
     asked_by: Option<AskedBy>,
     /// Midge itself ends QEMU without the guest's consent.
     forced: bool,
+    /// QEMU is started once more when it has left.
+    again: bool,
     backoff: Duration,
     restarts: u32,
 }
@@ -256,6 +262,7 @@ impl Machine {
             cause: None,
             asked_by: None,
             forced: false,
+            again: false,
             backoff: FIRST_BACKOFF,
             restarts: 0,
         }
@@ -300,6 +307,7 @@ impl Machine {
             Event::Panicked => self.dead(Cause::Panicked),
             Event::QemuExited(exit) => self.exited(exit),
             Event::Ready => self.became_ready(),
+            Event::BootAgain => self.boot_again(),
             Event::Ask(ask) => self.ask(ask),
             Event::TimeOut(timer) => self.timed_out(timer),
         }
@@ -312,6 +320,7 @@ impl Machine {
         self.cause = None;
         self.asked_by = None;
         self.forced = false;
+        self.again = false;
         vec![Action::Spawn]
     }
 
@@ -419,6 +428,12 @@ impl Machine {
             self.state = State::Running;
         }
         Vec::new()
+    }
+
+    fn boot_again(&mut self) -> Vec<Action> {
+        self.again = true;
+        // A guest that has ended by itself is on its way already.
+        if self.alive && self.state != State::Stopping { self.quit() } else { Vec::new() }
     }
 
     fn ask(&mut self, ask: Ask) -> Vec<Action> {
@@ -553,6 +568,13 @@ impl Machine {
     }
 
     fn over(&mut self, cause: Cause) -> Vec<Action> {
+        if self.again && self.asked_by.is_none() {
+            let mut actions: Vec<Action> =
+                [Timer::Monitor, Timer::Stop, Timer::Quit].map(Action::Disarm).into_iter().collect();
+            actions.push(Action::Discard);
+            actions.extend(self.start());
+            return actions;
+        }
         let end = End { cause, asked_by: self.asked_by };
         let mut actions: Vec<Action> =
             [Timer::Monitor, Timer::Stop, Timer::Quit].map(Action::Disarm).into_iter().collect();

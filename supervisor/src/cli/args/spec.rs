@@ -84,7 +84,19 @@ pub(in crate::cli) struct SpecFlags {
     #[arg(long, value_name = "FILE|KEY", help_heading = "Access")]
     pub(in crate::cli) ssh_key: Vec<String>,
 
-    /// How the guest learns its host name and keys.
+    /// Make this user in the guest, with the same keys and the right to use sudo; `midge ssh` logs in as it.
+    #[arg(long, value_name = "NAME", help_heading = "Access")]
+    pub(in crate::cli) user: Option<String>,
+
+    /// Put a file of this host into the guest at its first boot, owned by root, with its permissions; repeatable.
+    #[arg(long, value_name = "HOST:GUEST", value_parser = values::file_for_guest, help_heading = "Access")]
+    pub(in crate::cli) file: Vec<(PathBuf, String)>,
+
+    /// User-data for cloud-init, in any format that it knows; `-` reads stdin.
+    #[arg(long, visible_alias = "user-data", value_name = "FILE", help_heading = "Access")]
+    pub(in crate::cli) cloud_init: Option<PathBuf>,
+
+    /// How the guest learns its host name and keys: by systemd's credentials, the quick way, or by cloud-init.
     #[arg(long, value_enum, value_name = "HOW", help_heading = "Access")]
     pub(in crate::cli) provision: Option<Provision>,
 

@@ -83,6 +83,8 @@ pub(in crate::cli) enum WaitFor {
     Ready,
     /// The end of the guest.
     End,
+    /// The end of cloud-init's work in the guest.
+    CloudInit,
     /// This sign.
     Sign(Ready),
 }
@@ -93,20 +95,22 @@ impl WaitFor {
         match self {
             Self::Ready => Until::Ready,
             Self::End => Until::Ended,
+            // Asked by the agent, when it is there.
+            Self::CloudInit => Until::Sign(Ready::Agent),
             Self::Sign(sign) => Until::Sign(sign.clone()),
         }
     }
 }
 
-/// `ready`, `exit`, `stopped`, or a sign of readiness.
+/// `ready`, `exit`, `stopped`, `cloud-init`, or a sign of readiness.
 pub(in crate::cli) fn wait_for(text: &str) -> Result<WaitFor, String> {
     match text {
         "ready" => Ok(WaitFor::Ready),
         "exit" | "stopped" => Ok(WaitFor::End),
-        _ => text
-            .parse()
-            .map(WaitFor::Sign)
-            .map_err(|e: crate::spec::ReadyError| format!("{e}; or ready (the VM's own sign), or exit")),
+        "cloud-init" => Ok(WaitFor::CloudInit),
+        _ => text.parse().map(WaitFor::Sign).map_err(|e: crate::spec::ReadyError| {
+            format!("{e}; or ready (the VM's own sign), cloud-init, or exit")
+        }),
     }
 }
 
@@ -123,6 +127,16 @@ pub(in crate::cli) fn disk_size(text: &str) -> Result<Size, String> {
 /// A length of time: `30s`, `5m`; a bare number is seconds.
 pub(in crate::cli) fn duration(text: &str) -> Result<Duration, DurationError> {
     text.parse::<crate::spec::Duration>().map(Duration::from)
+}
+
+/// `HOST:GUEST`: a file of this host and the absolute path that it has in the guest.
+pub(in crate::cli) fn file_for_guest(text: &str) -> Result<(PathBuf, String), String> {
+    match text.split_once(":/") {
+        Some((host, guest)) if !host.is_empty() => Ok((PathBuf::from(host), format!("/{guest}"))),
+        _ => Err(format!(
+            "`{text}` is not HOST:GUEST, such as ./motd:/etc/motd; the path in the guest is absolute"
+        )),
+    }
 }
 
 /// `KEY=VALUE`; the value may be empty and may hold `=`.
@@ -201,9 +215,19 @@ mod tests {
         assert_eq!(wait_for("ready"), Ok(WaitFor::Ready));
         assert_eq!(wait_for("exit"), Ok(WaitFor::End));
         assert_eq!(wait_for("stopped"), Ok(WaitFor::End));
+        assert_eq!(wait_for("cloud-init"), Ok(WaitFor::CloudInit));
         assert_eq!(wait_for("tcp:80"), Ok(WaitFor::Sign(Ready::Tcp(80))));
         assert!(wait_for("tcp:0").is_err());
         assert!(wait_for("soon").is_err());
+    }
+
+    #[test]
+    fn files_for_a_guest() {
+        assert_eq!(file_for_guest("a:/b"), Ok(("a".into(), "/b".to_owned())));
+        assert_eq!(file_for_guest("/x/a:b:/c:/d"), Ok(("/x/a:b".into(), "/c:/d".to_owned())));
+        for bad in ["", "a", "a:b", ":/b"] {
+            assert!(file_for_guest(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

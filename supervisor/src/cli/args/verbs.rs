@@ -321,6 +321,8 @@ pub(in crate::cli) enum LogSource {
     /// What the VM's supervisor had to say.
     #[value(alias = "tool")]
     Midge,
+    /// What cloud-init did in the guest, and what its modules printed; asked for by the agent.
+    CloudInit,
 }
 
 /// `logs`.
@@ -366,7 +368,8 @@ pub(in crate::cli) struct CmdlineArgs {
 pub(in crate::cli) struct WaitArgs {
     /// The VM.
     pub(in crate::cli) name: String,
-    /// ready, agent, ssh, ip, tcp:PORT, serial:REGEX; or exit (also written stopped).
+    /// ready, agent, ssh, ip, tcp:PORT, serial:REGEX; cloud-init, for the end of its work, with its result; or exit (also written
+    /// stopped).
     #[arg(value_name = "WHAT", default_value = "ready", value_parser = values::wait_for)]
     pub(in crate::cli) what: WaitFor,
     /// How long to wait; default 300s, and for ever for `exit`.
@@ -437,9 +440,9 @@ pub(in crate::cli) struct SshConfigArgs {}
 pub(in crate::cli) struct SshArgs {
     /// The VM.
     pub(in crate::cli) name: String,
-    /// Log in as this user.
-    #[arg(short, long, default_value = "root")]
-    pub(in crate::cli) login: String,
+    /// Log in as this user; default the one that the VM was created with (`--user`), else root.
+    #[arg(short, long, value_name = "USER")]
+    pub(in crate::cli) login: Option<String>,
     /// A command to run there instead of a shell. Words are joined with blanks, as ssh(1) does.
     #[arg(last = true, value_name = "CMD")]
     pub(in crate::cli) command: Vec<String>,

@@ -15,7 +15,7 @@ use crate::vm::control::{Client, Failure, FailureKind, Reply, Request, Stream};
 /// The most stdin that `-i` takes: the agent wants it whole, in one message.
 const MOST_INPUT: u64 = 8 << 20;
 /// What a shell answers for a program that is not there (POSIX, "Exit Status for Commands").
-const NO_PROGRAM: u8 = 127;
+pub(super) const NO_PROGRAM: u8 = 127;
 
 /// `midge exec`.
 pub(super) fn exec(context: &Context, args: ExecArgs) -> Outcome {

@@ -20,6 +20,7 @@ pub(super) fn logs(context: &Context, args: &LogsArgs) -> Outcome {
         LogSource::Serial => vm.console_log(),
         LogSource::Qemu => vm.qemu_log(),
         LogSource::Midge => vm.midge_log(),
+        LogSource::CloudInit => return super::cloud_init::logs(context, args, &vm),
     };
     if !path.exists() && !args.follow {
         context.voice.note(format_args!("`{}` has written nothing yet", args.name));

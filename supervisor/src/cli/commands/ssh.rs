@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::deadline::{Deadline, call};
 use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::{Outcome, ssh_key};
+use crate::seed::HOST_KEY;
 use crate::store::VmDir;
 use crate::vm::control::Request;
 
@@ -39,17 +40,20 @@ pub(super) fn ssh(context: &Context, args: &SshArgs) -> Outcome {
     let reached: Reached = serde_json::from_value(value)
         .map_err(|e| Failed::wrap(ExitKind::Other, e).context("the VM's supervisor named no port"))?;
     ssh_key::ensure(home)?;
+    let made = if args.login.is_none() { vm.record()?.spec.user } else { None };
+    let login = args.login.clone().or(made).unwrap_or_else(|| "root".to_owned());
     let error = Command::new("ssh")
         .args(options(&vm, &ssh_key::private_key(home).display().to_string(), &reached))
-        .arg(format!("{}@{}", args.login, reached.address))
+        .arg(format!("{login}@{}", reached.address))
         .args(&args.command)
         .exec();
     let failed = Failed::io("cannot run ssh", error);
     Err(Failed { kind: ExitKind::HostUnfit, ..failed }.hint("install it: apt install openssh-client"))
 }
 
-/// The guest's host key is learnt at the first visit and kept with the VM, so a new VM of an old name is no surprise, and
-/// the user's own known hosts stay clean (ssh_config(5)).
+/// The guest's host key is kept with the VM, so a new VM of an old name is no surprise, and the user's own known hosts stay clean
+/// (ssh_config(5)). A guest that was given its key is known before the first visit, and no other is taken for it; that of any other
+/// guest is learnt then.
 fn options(vm: &VmDir, key: &str, reached: &Reached) -> Vec<String> {
     let settings = settings(vm, key);
     let mut options: Vec<String> =
@@ -61,11 +65,13 @@ fn options(vm: &VmDir, key: &str, reached: &Reached) -> Vec<String> {
 /// The settings of `midge ssh` (ssh_config(5)), `Key=Value` each.
 pub(super) fn settings(vm: &VmDir, key: &str) -> [String; 6] {
     let known_hosts = vm.state_dir().join("known_hosts");
+    let given = vm.state_dir().join(HOST_KEY).exists();
+    let checking = if given { "yes" } else { "accept-new" };
     [
         format!("IdentityFile=\"{key}\""),
         format!("UserKnownHostsFile=\"{}\"", known_hosts.display()),
         format!("HostKeyAlias={}", vm.name()),
-        "StrictHostKeyChecking=accept-new".to_owned(),
+        format!("StrictHostKeyChecking={checking}"),
         // Offering every key of the user's agent first runs into the server's limit of attempts.
         "IdentitiesOnly=yes".to_owned(),
         "LogLevel=ERROR".to_owned(),

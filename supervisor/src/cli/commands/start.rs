@@ -140,6 +140,9 @@ pub(super) fn begin(
     let until = wait.map_or(Until::Resumed, WaitFor::until);
     let deadline = Deadline::after(Some(timeout.unwrap_or(DEFAULT_WAIT)));
     let followed = follow::follow(&mut client, &until, deadline, &mut evidence, show)?;
+    if wait == Some(&WaitFor::CloudInit) {
+        super::cloud_init::report(context, vm, deadline)?.judge(vm.name())?;
+    }
     Ok((client, started.already, followed))
 }
 

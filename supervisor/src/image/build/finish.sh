@@ -44,8 +44,15 @@ done
 # Only comments are in /etc/modules, but its mere link here starts a service.
 rm -f "$root/etc/modules-load.d/modules.conf"
 
-# Name resolution is no part of the early system, which everything else waits for: the vendor's unit, without that one order.
-sed 's/^Before=sysinit.target /Before=/; s/^WantedBy=sysinit.target/WantedBy=multi-user.target/; s/^After=/After=basic.target /' \
+# cloud-init, where it was asked for, fails to set a locale that is not there, and spends seconds on a boot loader that is not there.
+if [ -d "$root/etc/cloud" ]; then
+    mkdir -p "$root/etc/cloud/cloud.cfg.d"
+    printf 'locale: C.UTF-8\ngrub_dpkg:\n  enabled: false\n' > "$root/etc/cloud/cloud.cfg.d/90-midge.cfg"
+fi
+
+# Name resolution is no part of the early system, which everything else waits for, nor of the network, which sshd waits for: the vendor's
+# unit, without these two orders.
+sed 's/^Before=sysinit.target /Before=/; /^Before=/s/network.target //; s/^WantedBy=sysinit.target/WantedBy=multi-user.target/; s/^After=/After=basic.target /' \
     "$root/usr/lib/systemd/system/systemd-resolved.service" > "$root/etc/systemd/system/systemd-resolved.service"
 rm -f "$root/etc/systemd/system/sysinit.target.wants/systemd-resolved.service"
 systemctl --quiet --root="$root" reenable systemd-resolved.service

@@ -202,11 +202,18 @@ fn start(qemu: &Qemu, spec: &VmSpec, kind: Kind, disk: Option<DiskFormat>, file_
     });
     std::fs::write(at("kernel"), kernel(spec.arch)).unwrap();
     std::fs::write(at("initrd"), "nothing").unwrap();
+    std::fs::write(at("keys"), "ssh-ed25519 AAAA a,b\n").unwrap();
+    let seed = disk.as_ref().map(|_| at("seed"));
+    if let Some(seed) = &seed {
+        std::fs::write(seed, vec![0; 1 << 20]).unwrap();
+    }
     let given = Resources {
         kernel: Some(at("kernel")),
         initrd: Some(at("initrd")),
         disk,
         ram: if file_ram { Ram::File(at("ram")) } else { Ram::Anonymous },
+        credentials: vec![("ssh.authorized_keys.root".to_owned(), at("keys"))],
+        seed,
         ..resources(spec, kind, ResolvedAccel::Tcg)
     };
     let mut running = spawn(qemu, spec, given, folder);
@@ -398,6 +405,7 @@ fn two_qemus_cannot_open_one_disk() {
         disk: Some(disk),
         kernel: None,
         ram: Ram::Anonymous,
+        credentials: Vec::new(),
         ..resources(&spec, Kind::Linux, ResolvedAccel::Tcg)
     };
     let mut second = spawn(&qemu, &spec, given, nasty_folder());

@@ -72,7 +72,8 @@ fn resources(spec: &VmSpec, kind: Kind, accel: ResolvedAccel) -> Resources {
         macs: (0..spec.nets.len()).map(|index| Mac::local([0, 0, u8::try_from(index).unwrap()])).collect(),
         taps: spec.nets.iter().zip(10..).map(|(net, fd)| net.has_tap().then_some(fd)).collect(),
         uuid: uuid::Uuid::nil(),
-        credentials: vec![("ssh.authorized_keys.root".to_owned(), "ssh-ed25519 AAAA a,b\n".to_owned())],
+        credentials: vec![("ssh.authorized_keys.root".to_owned(), "/run/midge/a,b".into())],
+        seed: None,
         restore: None,
     }
 }
@@ -169,6 +170,31 @@ fn a_microvm_with_too_many_devices_is_refused() {
     assert_eq!(arguments(&spec, &qemu, &given), Err(MachineError::Macs { nets: 5, macs: 6 }));
     let given = resources(&spec, Kind::Linux, ResolvedAccel::Tcg);
     assert!(arguments(&spec, &qemu, &given).is_ok());
+}
+
+#[test]
+fn a_volume_for_cloud_init_is_read_only_and_the_only_source() {
+    for (machine, arch) in BOARDS {
+        let spec = spec(machine, arch);
+        let mut given = resources(&spec, Kind::Linux, ResolvedAccel::Tcg);
+        let list = |given: &Resources| arguments(&spec, &facts(arch, (10, 0, 2)), given).unwrap();
+        assert_eq!(value(&list(&given), "-smbios"), None);
+        given.seed = Some("/run/midge/vms/a,b/seed.img".into());
+        let list = list(&given);
+        let file = "driver=file,node-name=seed-file,filename=/run/midge/vms/a,,b/seed.img,read-only=on";
+        assert!(list.contains(&file.to_owned()), "{list:?}");
+        let told = (machine != Machine::Microvm).then_some("type=1,serial=ds=nocloud");
+        assert_eq!(value(&list, "-smbios"), told);
+    }
+}
+
+#[test]
+fn credentials_are_named_by_their_files() {
+    let spec = spec(Machine::Auto, Arch::X86_64);
+    let given = resources(&spec, Kind::Linux, ResolvedAccel::Tcg);
+    let list = arguments(&spec, &facts(Arch::X86_64, (10, 0, 2)), &given).unwrap();
+    let told = "name=opt/io.systemd.credentials/ssh.authorized_keys.root,file=/run/midge/a,,b";
+    assert_eq!(value(&list, "-fw_cfg"), Some(told));
 }
 
 #[test]

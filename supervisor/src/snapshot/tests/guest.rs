@@ -120,6 +120,7 @@ impl Bench {
             taps: vec![None; self.spec.nets.len()],
             uuid: uuid::Uuid::nil(),
             credentials: vec![],
+            seed: None,
             restore,
         }
     }

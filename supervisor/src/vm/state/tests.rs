@@ -38,6 +38,32 @@ fn end_after(before: &[Event], last: Event) -> End {
 }
 
 #[test]
+fn a_boot_that_came_to_nothing_is_no_end() {
+    let powered_off = Event::Shutdown { reason: "guest-shutdown".to_owned() };
+    // The guest's word may come before or after its end, or it may hang.
+    let orders = [
+        vec![Event::BootAgain, powered_off.clone()],
+        vec![powered_off, Event::BootAgain],
+        vec![Event::BootAgain],
+    ];
+    for before in orders {
+        let mut machine = booted(policy(Restart::No));
+        let quits =
+            before.iter().flat_map(|event| machine.handle(event.clone())).filter(|a| *a == Action::Quit);
+        assert!(quits.count() >= 1, "{before:?}");
+        let actions = machine.handle(exit(ExitStatus::Code(0)));
+        assert_eq!(actions[actions.len() - 2..], [Action::Discard, Action::Spawn], "{before:?}");
+        assert_eq!((machine.state(), machine.restarts()), (State::Starting, 0));
+        // The next end is one.
+        machine.handle(Event::Spawned);
+        assert_eq!(machine.handle(exit(ExitStatus::Code(0))).last(), Some(&Action::Finish));
+    }
+    // Who asked for an end gets it.
+    let asked = [Event::BootAgain, Event::Ask(Ask::Kill { by: AskedBy::User })];
+    assert_eq!(end_after(&asked, exit(ExitStatus::Signal(9))).asked_by, Some(AskedBy::User));
+}
+
+#[test]
 fn readiness_makes_it_running() {
     let mut machine = booted(policy(Restart::No));
     assert_eq!(machine.state(), State::Booting);
@@ -226,6 +252,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Resumed),
         Just(Event::Panicked),
         Just(Event::Ready),
+        Just(Event::BootAgain),
         (status, any::<bool>()).prop_map(|(s, no_space)| Event::Stopped { status: s.to_owned(), no_space }),
         reason.prop_map(|r| Event::Shutdown { reason: r.to_owned() }),
         (exit_status, any::<bool>()).prop_map(|(status, oom)| Event::QemuExited(Exit {
@@ -270,7 +297,7 @@ proptest! {
                 Event::Spawned | Event::SpawnFailed { .. } if qemus != 0 || spawns == ends => continue,
                 Event::QemuExited(_) if qemus == 0 => continue,
                 Event::MonitorUp | Event::Resumed | Event::Stopped { .. } | Event::Shutdown { .. }
-                | Event::Panicked | Event::Ready if qemus == 0 => continue,
+                | Event::Panicked | Event::Ready | Event::BootAgain if qemus == 0 => continue,
                 Event::TimeOut(Timer::Quit) if !quit_armed => continue,
                 _ => {}
             }
@@ -290,7 +317,7 @@ proptest! {
                         prop_assert_eq!(qemus, 0, "a second QEMU");
                         spawns += 1;
                     }
-                    Action::RecordEnd(_) => ends += 1,
+                    Action::RecordEnd(_) | Action::Discard => ends += 1,
                     Action::Finish => finished += 1,
                     Action::Arm(Timer::Quit, _) => quit_armed = true,
                     Action::Disarm(Timer::Quit) => quit_armed = false,
