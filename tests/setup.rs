@@ -304,6 +304,67 @@ fn a_set_up_is_repeated_grows_and_leaves_nothing() {
     }
 }
 
+#[test]
+fn a_unit_makes_it_again_at_every_boot_where_systemd_runs() {
+    let Scene { root, lan, pi } = scene();
+    let units = root.path().join("units");
+    std::fs::create_dir(&units).unwrap();
+    // In a mount namespace of its own the command finds a host that runs systemd, or none, and units that are the test's.
+    let with_systemd = |runs: bool, words: &[&str]| {
+        let booted = if runs { "mkdir -p /run/systemd/system" } else { "true" };
+        let script = format!(
+            "set -e; mkdir -p /etc/systemd/system; mount --bind \"$1\" /etc/systemd/system; mount -t tmpfs midge-test /run; \
+             {booted}; shift; exec \"$@\""
+        );
+        let mut command = lan.host.command("sh");
+        command.args(["-c", &script, "sh"]).arg(&units).arg(env!("CARGO_BIN_EXE_midge")).args(words);
+        command.env("MIDGE_HOME", root.home()).env("MIDGE_RUN", root.run_dir());
+        command.env("MIDGE_PORT", lender(&root));
+        Sandbox::finish(&mut command)
+    };
+    let name = PI.to_string();
+    let words = ["net", "setup", "--yes", "--user", &name, "--taps", "1", "--net", "bridge=br0", "--boot"];
+    let without = with_systemd(false, &words);
+    assert!(without.code == 6 && without.stderr.contains("systemd"), "{without:?}");
+    assert!(taps(&lan.host).is_empty() && !lender(&root).exists());
+
+    let done = with_systemd(true, &words);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let unit = format!("midge-net-{name}.service");
+    assert!(done.stdout.ends_with(&format!("/etc/systemd/system/{unit}\n")), "{}", done.stdout);
+    let text = std::fs::read_to_string(units.join(&unit)).unwrap();
+    let wish = std::fs::read_link(units.join("multi-user.target.wants").join(&unit)).unwrap();
+    assert_eq!(wish, Path::new("/etc/systemd/system").join(&unit));
+    // After a boot the kernel knows nothing of it: the unit's own command makes the same again.
+    let before = taps(&lan.host);
+    lan.host.ip(&format!("link delete {}", before[0].0));
+    let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let again: Vec<&str> = start.split(' ').skip(1).collect();
+    assert_eq!(with_systemd(true, &again).code, 0);
+    assert_eq!(taps(&lan.host), before);
+
+    let removed = with_systemd(true, &["net", "setup", "--remove", "--yes", "--user", &name]);
+    assert_eq!(removed.code, 0, "{}", removed.stderr);
+    assert!(!units.join(&unit).exists() && taps(&lan.host).is_empty());
+    assert_eq!(std::fs::read_dir(units.join("multi-user.target.wants")).unwrap().count(), 0);
+    drop(pi);
+}
+
+#[test]
+fn the_doctor_says_what_a_user_can_have() {
+    let Scene { root, lan, pi } = scene();
+    let network = || {
+        let report: Value = serde_json::from_str(&pi.run(&["doctor", "-o", "json"]).stdout).unwrap();
+        report["checks"].as_array().unwrap().iter().find(|c| c["id"] == "network").unwrap().clone()
+    };
+    let before = network();
+    assert!(before["status"] == "warn" && before["next"].as_str().unwrap().contains("net setup"), "{before}");
+    set_up(&root, &["--net", "bridge=br0", "--taps", "3"]);
+    let after = network();
+    assert!(after["status"] == "ok" && after["summary"].as_str().unwrap().contains("br0 (3"), "{after}");
+    drop(lan);
+}
+
 fn ruleset(host: &Namespace) -> String {
     String::from_utf8(host.run(&["nft", "list", "ruleset"]).stdout).unwrap()
 }
