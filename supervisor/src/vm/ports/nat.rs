@@ -268,7 +268,7 @@ impl Nat {
                     net,
                     address: (*address).into(),
                     other: Some(*holder),
-                }))
+                }));
             }
             Event::NoAddress { why, .. } => {
                 shared.tell(Input::Happened(Happening::NoLease { net, why: why.to_string() }));
