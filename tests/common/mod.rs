@@ -23,6 +23,8 @@ pub struct Sandbox {
     dir: tempfile::TempDir,
     qemu: Option<PathBuf>,
     namespace: Option<String>,
+    user: Option<u32>,
+    lender: Option<PathBuf>,
 }
 
 /// How a command ended.
@@ -39,6 +41,8 @@ impl Sandbox {
             dir: tempfile::Builder::new().prefix("midge-test-").tempdir().unwrap(),
             qemu: None,
             namespace: None,
+            user: None,
+            lender: None,
         }
     }
 
@@ -52,6 +56,40 @@ impl Sandbox {
     /// From now on `midge` runs in this network namespace, and may make networks there.
     pub fn enter(&mut self, namespace: &lan::Namespace) {
         self.namespace = Some(namespace.name().to_owned());
+    }
+
+    /// From now on `midge` runs as this user, without any privilege. The folders are the user's, and may not have been used before.
+    /// What enters the namespace then finds a `/dev/net/tun` that everybody may open, as udev has it; the real one stays as it is.
+    pub fn become_user(&mut self, uid: u32) {
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.path(), open).unwrap();
+        for folder in [self.home(), self.run_dir(), self.path().join("user")] {
+            fs::create_dir(&folder).unwrap();
+            std::os::unix::fs::chown(&folder, Some(uid), Some(uid)).unwrap();
+        }
+        for folder in ["dev", "bin"] {
+            fs::create_dir(self.path().join(folder)).unwrap();
+        }
+        fs::write(self.path().join("bin/midge"), "").unwrap();
+        self.user = Some(uid);
+    }
+
+    /// From now on this is where the lender of packet sockets is, or is to be.
+    pub fn lender_at(&mut self, path: &Path) {
+        self.lender = Some(path.to_owned());
+    }
+
+    /// A program in the namespace, as the user, ready for arguments.
+    pub fn as_user(&self, program: &str) -> Command {
+        const SCRIPT: &str = "set -e; mount -t tmpfs midge-test \"$1/dev\"; mknod -m 666 \"$1/dev/tun\" c 10 200; \
+             mount --bind \"$1/dev/tun\" /dev/net/tun; mount --bind \"$2\" \"$1/bin/midge\"; user=$3; shift 3; \
+             exec setpriv --reuid \"$user\" --regid \"$user\" --clear-groups -- \"$@\"";
+        let (namespace, user) = (self.namespace.as_ref().unwrap(), self.user.unwrap());
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "sh", "-c", SCRIPT, "sh"]);
+        command.arg(self.path()).arg(env!("CARGO_BIN_EXE_midge")).arg(user.to_string()).arg(program);
+        command.env("HOME", self.path().join("user")).env("XDG_CACHE_HOME", self.path().join("user/cache"));
+        command
     }
 
     /// One with a Debian image in its store. The image is built once for all tests: it is kept in the user's cache folder.
@@ -83,6 +121,7 @@ impl Sandbox {
         let program = env!("CARGO_BIN_EXE_midge");
         let mut command = match &self.namespace {
             None => Command::new(program),
+            Some(_) if self.user.is_some() => self.as_user(self.path().join("bin/midge").to_str().unwrap()),
             Some(name) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", name, program]);
@@ -98,6 +137,9 @@ impl Sandbox {
             .stdin(Stdio::null());
         if self.namespace.is_some() {
             command.env_remove("MIDGE_NET");
+        }
+        if let Some(lender) = &self.lender {
+            command.env("MIDGE_PORT", lender);
         }
         if let Some(qemu) = &self.qemu {
             command.env("MIDGE_QEMU", qemu);

@@ -124,7 +124,9 @@ pub enum Refusal {
     #[error("there is no bridge {0}")]
     NoBridge(String),
     /// Guests are on the bridge.
-    #[error("the bridge {bridge} is in use by {ports}: stop those guests first, and take set-ups away (`midge net setup --remove`)")]
+    #[error(
+        "the bridge {bridge} is in use by {ports}: stop those guests first, and take set-ups away (`midge net setup --remove`)"
+    )]
     InUse {
         /// The bridge.
         bridge: String,

@@ -4,6 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+mod network;
+
+use network::Networks;
 use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +113,7 @@ pub fn checks(context: &Context) -> Vec<Check> {
             check_memory(&facts.memory, facts.memory_limit.as_ref()),
             check_cgroup(facts.cgroup, facts.memory_limit.as_ref()),
             check_tun(facts.tun),
+            Networks::of(facts.tun).check(),
             check_vsock(facts.vsock),
         ]),
         Err(error) => checks.push(Check::new(
@@ -275,7 +279,7 @@ fn check_tun(tun: Device) -> Check {
         Device::NoPermission => Check::warn(
             "tun",
             "/dev/net/tun may not be opened: no bridged networks",
-            "run midge as root for bridged networks",
+            "sudo chmod 666 /dev/net/tun  # as udev does; it gives no privilege away",
         ),
     }
 }

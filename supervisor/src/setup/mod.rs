@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `mod` | a prepared tap: its name, its alias, its address; which one a VM takes |
 //! | [`lender`] | the program that lends sockets, installed with its one capability |
-//! | [`unit`] | the unit for systemd that prepares everything anew at every boot |
+//! | [`mod@unit`] | the unit for systemd that prepares everything anew at every boot |
 
 pub mod lender;
 pub mod unit;

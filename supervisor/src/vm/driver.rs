@@ -325,6 +325,7 @@ impl Driver {
         shared.set_ports(Rc::default());
         tokio::task::spawn_local(async move {
             // Not left in between: the network would go and come, and with it what is under way through it.
+            // But it must have let go of its taps and listening ports, which the next run may want.
             before.quiet().await;
             drop(before);
             let planned = match shared.replan() {

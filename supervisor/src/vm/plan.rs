@@ -389,7 +389,7 @@ fn check_readable(what: &str, path: &Path) -> Result<PathBuf, Failure> {
 fn check_ports(nets: &[Net]) -> Result<(), Failure> {
     let user = nets.iter().filter(|net| matches!(net, Net::User { .. }));
     for forward in user.flat_map(Net::forwards) {
-        super::ports::listen(forward)?;
+        super::ports::listen(*forward)?;
     }
     Ok(())
 }

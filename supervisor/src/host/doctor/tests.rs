@@ -34,6 +34,7 @@ fn checks_of_this_host_are_complete_and_change_nothing() {
         "memory",
         "cgroup",
         "tun",
+        "network",
         "vsock",
         "ram-files",
         "disk",
@@ -174,4 +175,30 @@ fn size_for_people() {
 fn check_is_plain_json() {
     let text = serde_json::to_string(&Check::warn("tun", "no", "do")).unwrap();
     assert_eq!(text, r#"{"id":"tun","status":"warn","summary":"no","next":"do"}"#);
+}
+
+#[test]
+fn check_network_says_what_this_user_can_have() {
+    let prepared = [("br0".to_owned(), 8), ("midge0".to_owned(), 2)].into();
+    let user = Networks { privileged: false, tun: Device::Ready, prepared, lender: true };
+    let set_up = user.check();
+    assert_eq!(set_up.summary, "VMs can be on br0 (8 at a time), midge0 (2 at a time)");
+    let none = Networks { prepared: [].into(), ..user.clone() };
+    let deaf = Networks { lender: false, ..user.clone() };
+    let closed = Networks { tun: Device::NoPermission, ..user.clone() };
+    let missing = Networks { tun: Device::Missing, privileged: true, ..user.clone() };
+    let root = Networks { privileged: true, ..none.clone() };
+    for (networks, status, next) in [
+        (user, Status::Ok, ""),
+        (root, Status::Ok, ""),
+        (none, Status::Warn, "net setup"),
+        (deaf, Status::Warn, "net setup"),
+        (closed, Status::Warn, "chmod 666"),
+        (missing, Status::Warn, "modprobe tun"),
+    ] {
+        let check = networks.check();
+        assert_eq!(check.status, status, "{check:?}");
+        assert!(check.next.clone().unwrap_or_default().contains(next), "{check:?}");
+        assert_helpful(&check);
+    }
 }

@@ -145,7 +145,7 @@ impl Maker<'_> {
                     Failure::new(FailureKind::HostUnfit, why).hint("`sudo midge net setup` gives it one")
                 })?;
                 let service = Prepared::new(links, mac, address, &self.plan.spec.name).await?;
-                forwards.iter().try_for_each(|forward| service.forward(forward, address))?;
+                forwards.iter().try_for_each(|forward| service.forward(*forward, address))?;
                 Some(Service::Prepared(Rc::new(service)))
             }
         };
@@ -196,7 +196,7 @@ impl Maker<'_> {
             }
         };
         for forward in forwards {
-            if let Err(failure) = service.forward(forward, address) {
+            if let Err(failure) = service.forward(*forward, address) {
                 tracing::warn!("{failure}");
             }
         }
@@ -237,8 +237,8 @@ impl Maker<'_> {
 /// Why a port cannot be watched.
 struct Deaf(String);
 
-fn warn<T>(why: Deaf) -> Option<T> {
-    tracing::warn!("{}", why.0);
+fn warn<T>(Deaf(why): Deaf) -> Option<T> {
+    tracing::warn!("{why}");
     None
 }
 

@@ -133,7 +133,7 @@ impl Prepared {
     }
 
     /// Listens on a port that is forwarded to the guest.
-    pub(super) fn forward(&self, forward: &Forward, address: Ipv4Addr) -> Result<(), Failure> {
+    pub(super) fn forward(&self, forward: Forward, address: Ipv4Addr) -> Result<(), Failure> {
         self.proxies.borrow_mut().push(Proxy::open(forward, address)?);
         Ok(())
     }

@@ -22,7 +22,7 @@ pub(super) struct Proxy {
 }
 
 /// Listens on a forwarded port, or says who may have it.
-pub(in crate::vm) fn listen(forward: &Forward) -> Result<std::net::TcpListener, Failure> {
+pub(in crate::vm) fn listen(forward: Forward) -> Result<std::net::TcpListener, Failure> {
     std::net::TcpListener::bind((forward.address, forward.host)).map_err(|e| {
         let Forward { address, host, guest } = forward;
         let why = format!("cannot listen on {address}:{host} for the guest's port {guest}: {e}");
@@ -33,7 +33,7 @@ pub(in crate::vm) fn listen(forward: &Forward) -> Result<std::net::TcpListener, 
 
 impl Proxy {
     /// Listens on a port that leads to the guest that has, or will have, this address.
-    pub(super) fn open(forward: &Forward, guest: Ipv4Addr) -> Result<Self, Failure> {
+    pub(super) fn open(forward: Forward, guest: Ipv4Addr) -> Result<Self, Failure> {
         let listener = listen(forward)?;
         let failed = |e: std::io::Error| {
             let why = format!("cannot wait for connections to {}:{}: {e}", forward.address, forward.host);
@@ -92,8 +92,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_sent_arrives_and_its_end_too() {
         let guest = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy =
-            Proxy::open(&forward(0, guest.local_addr().unwrap().port()), Ipv4Addr::LOCALHOST).unwrap();
+        let proxy = Proxy::open(forward(0, guest.local_addr().unwrap().port()), Ipv4Addr::LOCALHOST).unwrap();
         let here = proxy.listener.local_addr().unwrap();
         LocalSet::new()
             .run_until(async move {
@@ -121,7 +120,7 @@ mod tests {
     fn a_port_in_use_is_refused_with_its_number() {
         let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = held.local_addr().unwrap().port();
-        let failure = listen(&forward(port, 80)).unwrap_err();
+        let failure = listen(forward(port, 80)).unwrap_err();
         assert!(failure.message.contains(&port.to_string()) && failure.hint.is_some(), "{failure}");
     }
 }

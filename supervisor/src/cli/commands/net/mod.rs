@@ -3,6 +3,7 @@
 mod check;
 mod leases;
 mod ls;
+mod setup;
 mod up;
 
 use std::future::Future;
@@ -25,7 +26,7 @@ pub(super) fn net(context: &Context, verb: &NetVerb) -> Outcome {
         NetVerb::Down(args) => up::down(context, args),
         NetVerb::Apply(args) => up::apply(context, args),
         NetVerb::Leases(args) => leases::leases(context, args),
-        NetVerb::Setup(_) => Err(Failed::new(ExitKind::Other, "not built yet")),
+        NetVerb::Setup(args) => setup::setup(context, args),
     }
 }
 
