@@ -44,8 +44,12 @@ if $tests; then
     need "a bare-metal kernel that asks by DHCP, booted by tests" ipxe
     need "a bare-metal kernel, booted by tests" memtest86+
     need "a network of its own for a test, with a DHCP server" iproute2 iputils-ping dnsmasq-base
+    need "shows tests what midge makes of the firewall" nftables
+    need "DHCP clients for midge's server to be tested with" isc-dhcp-client udhcpc dhcpcd-base
+    need "tools that tests run in namespaces: arping, sysctl, kill" busybox procps
+    need "measures what a network lets through" iperf3
     need "a guest agent to test the client with" qemu-guest-agent
-    need "counts a supervisor's system calls" strace
+    need "counts system calls and the programs that are started" strace
     need "reads what the unikernel is made of" binutils
     need "partitions the disks that tests import and grow" fdisk
     need "file systems whose files share blocks" btrfs-progs xfsprogs

@@ -38,6 +38,11 @@ impl Samples {
         self.push(ms(duration));
     }
 
+    /// The latest.
+    pub fn last(&self) -> f64 {
+        *self.values.last().unwrap_or_else(|| panic!("`{}` was never measured", self.name))
+    }
+
     /// The median.
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
@@ -101,6 +106,14 @@ impl Report {
         self.lines.push(format!("{word} {what}: {measured:.2} {unit}, promised at most {limit} {unit}"));
         self.promises
             .push(json!({ "what": what, "measured": measured, "limit": limit, "unit": unit, "kept": kept }));
+    }
+
+    /// As [`Report::promise`], of a ratio that is to be this or more.
+    pub fn promise_at_least(&mut self, what: &str, measured: f64, limit: f64) {
+        let kept = measured >= limit;
+        let word = if kept { "ok    " } else { "MISSED" };
+        self.lines.push(format!("{word} {what}: {measured:.3}, promised at least {limit}"));
+        self.promises.push(json!({ "what": what, "measured": measured, "at_least": limit, "kept": kept }));
     }
 
     /// Prints the table and writes the file.

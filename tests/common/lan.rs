@@ -161,7 +161,8 @@ impl Lan {
         }
     }
 
-    fn leases(&self) -> PathBuf {
+    /// Where the router writes down who has which address (dnsmasq(8), `--dhcp-leasefile`).
+    pub fn leases(&self) -> PathBuf {
         self.folder.join("dnsmasq.leases")
     }
 
