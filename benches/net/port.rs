@@ -113,7 +113,7 @@ async fn one(round: usize) -> (Duration, Duration) {
     links.port_ready(tap.index(), bridge.index, false).await.unwrap();
     let socket = PacketSocket::open(&namespace, &name, Options::new(Filter::addresses())).unwrap();
     let asker = Asker { mac: Mac::local(BRIDGE), ipv4: Some(lan::HOST.parse().unwrap()), ipv6: None };
-    let table = TableConfig { macs: vec![mac], asker };
+    let table = TableConfig { macs: vec![mac], siblings: Vec::new(), asker };
     let config = WatcherConfig { table, namespace: namespace.clone(), known: Vec::new() };
     let (watcher, watch) = Watcher::spawn(socket, config);
     // It is running when it has had its turn.

@@ -171,7 +171,7 @@ pub(super) fn common(
 }
 
 /// What QMP's `blockdev-add` is to be told, one after the other, to open the qcow2 file `path` as a further layer on the VM's disk: the
-/// nodes that [`disk`] describes for the command line, under names that end in `suffix`. The last one's name is given too.
+/// nodes that [`super::arguments`] describes for the command line, under names that end in `suffix`. The last one's name is given too.
 ///
 /// What lies below is not opened: `blockdev-snapshot` puts the layer on the node in use.
 #[must_use]

@@ -44,7 +44,7 @@ use option::{Opt, text};
 pub const AGENT_CHARDEV: &str = "agent";
 
 /// The oldest QEMU that maps RAM private from a file which it may only read.
-const READONLY_RAM: (u32, u32) = (8, 2);
+pub(crate) const READONLY_RAM: (u32, u32) = (8, 2);
 
 /// What the supervisor has prepared for one run of QEMU.
 ///

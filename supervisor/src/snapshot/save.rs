@@ -83,7 +83,7 @@ fn forget_next(disk: Option<&Path>) {
 }
 
 /// Saves a VM that booted itself, and lets it go on in the same QEMU. Its RAM, the shared file `ram`, is copied while it stands still, unless the
-/// file system shares blocks.
+/// file system shares blocks; nothing else of this task's thread runs meanwhile.
 pub async fn save_with_copy(
     store: &SnapshotStore,
     draft: &Draft,
@@ -96,7 +96,7 @@ pub async fn save_with_copy(
     if let Some(disk) = disk {
         prepare_disk(draft, disk)?;
     }
-    let since = engine::pause(monitor).await?;
+    let since = engine::pause(monitor).await.inspect_err(|_| forget_next(disk))?;
     let captured = async {
         switch(monitor, draft, disk).await?;
         let state = engine::state_of_template(monitor).await?;
@@ -138,6 +138,7 @@ pub async fn hand_over<F: Future<Output = ()>>(
 }
 
 /// Writes the snapshot of a guest that was handed over, while it runs: `ram` is the file that the first QEMU, which is gone, has written to.
+/// Takes as long as that many bytes take to be written, so it belongs on a thread of its own.
 pub fn finish_hand_over(
     store: &SnapshotStore,
     draft: &Draft,
@@ -195,7 +196,7 @@ pub async fn save_clone(
         prepare_disk(draft, disk)?;
     }
 
-    let since = engine::pause(monitor).await?;
+    let since = engine::pause(monitor).await.inspect_err(|_| forget_next(disk))?;
     let captured = async {
         switch(monitor, draft, disk).await?;
         let state = engine::state_of_clone(monitor, &parent_state).await?;

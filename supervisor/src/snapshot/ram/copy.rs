@@ -60,8 +60,7 @@ pub fn reflink(source: &Path, target: &Path) -> Result<bool, SnapshotError> {
     Ok(false)
 }
 
-/// Gives the right to write back: to a copy that is not a snapshot's yet, and to one that a QEMU before 8.2 is to map, which opens it for
-/// writing although it maps it privately.
+/// Gives the right to write back: to a copy that is not a snapshot's yet.
 pub fn set_writable(path: &Path) -> Result<(), SnapshotError> {
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io_error("open for writing", path))
 }

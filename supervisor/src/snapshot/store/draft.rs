@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::verify::{DIGESTS, Digested};
 use super::{Pin, Snapshot, SnapshotStore, try_own};
+use crate::machine::READONLY_RAM;
 use crate::snapshot::SnapshotName;
 use crate::snapshot::digest::Digests;
 use crate::snapshot::error::{SnapshotError, io_error};
-use crate::snapshot::manifest::{DISK, MANIFEST, Manifest, Part};
+use crate::snapshot::manifest::{DISK, MANIFEST, Manifest, Part, RAM};
 use crate::snapshot::ram::unwatched;
 use crate::store::StoreError;
 
@@ -127,8 +128,9 @@ impl Draft {
             }
             digested.files.insert(part.file.clone(), digests);
             let file = File::open(&path).map_err(io_error("open", &path))?;
-            // A hard link to the disk that a VM had: no longer that VM's to write.
-            file.set_permissions(Permissions::from_mode(0o400)).map_err(io_error("seal", &path))?;
+            // A hard link to the disk that a VM had is no longer that VM's to write.
+            let mode = if opened_for_writing(manifest, &part.file) { 0o600 } else { 0o400 };
+            file.set_permissions(Permissions::from_mode(mode)).map_err(io_error("seal", &path))?;
             file.sync_all().map_err(io_error("write to disk", &path))?;
         }
         write_whole(&folder, DIGESTS, &digested.text()?)?;
@@ -159,6 +161,12 @@ impl Drop for Draft {
             tracing::warn!("cannot remove an unfinished snapshot: {}", crate::error::chain(&e));
         }
     }
+}
+
+/// Whether the QEMU that a snapshot is for opens this file for writing, although it maps it privately and never writes: RAM before 8.2.
+fn opened_for_writing(manifest: &Manifest, file: &Path) -> bool {
+    let old = manifest.machine.as_ref().is_some_and(|m| (m.qemu.0, m.qemu.1) < READONLY_RAM);
+    old && file == Path::new(RAM)
 }
 
 /// A new file, readable by its owner only.

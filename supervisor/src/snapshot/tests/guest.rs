@@ -43,9 +43,10 @@ pub(super) fn oldest() -> QemuFacts {
 pub(super) struct Bench {
     pub(super) qemu: QemuFacts,
     pub(super) spec: VmSpec,
+    pub(super) accel: ResolvedAccel,
     pub(super) folder: tempfile::TempDir,
-    kernel: PathBuf,
-    count: std::cell::Cell<usize>,
+    pub(super) kernel: PathBuf,
+    pub(super) count: std::cell::Cell<usize>,
 }
 
 /// A running QEMU.
@@ -79,11 +80,16 @@ impl Bench {
             nets,
             ..VmSpec::named("snap")
         };
-        Self { qemu, spec, folder, kernel, count: std::cell::Cell::new(0) }
+        let accel = ResolvedAccel::Tcg;
+        Self { qemu, spec, accel, folder, kernel, count: std::cell::Cell::new(0) }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    fn kvm_cpu(&self) -> bool {
+        self.accel == ResolvedAccel::Kvm && crate::host::kvm::offers(machine::KVM_CPU_ECX)
     }
 
     /// A RAM file without a byte allocated.
@@ -99,13 +105,18 @@ impl Bench {
             let (major, minor, _) = self.qemu.version;
             Restore {
                 machine_type: format!("pc-q35-{major}.{minor}"),
-                cpu: "Westmere-v1,rdrand=on".to_owned(),
+                cpu: if self.kvm_cpu() || self.accel == ResolvedAccel::Tcg {
+                    "Westmere-v1,rdrand=on"
+                } else {
+                    "host"
+                }
+                .to_owned(),
             }
         });
         Resources {
             kind: Kind::Other,
-            accel: ResolvedAccel::Tcg,
-            kvm_cpu: false,
+            accel: self.accel,
+            kvm_cpu: self.kvm_cpu(),
             kernel: Some(self.kernel.clone()),
             bios: None,
             initrd: None,

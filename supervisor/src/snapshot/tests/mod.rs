@@ -14,7 +14,7 @@ use super::ram::{self, delta, unwatched};
 use super::*;
 use crate::host::QemuFacts;
 use crate::image::overlay;
-use crate::machine::DiskFormat;
+use crate::machine::{DiskFormat, ResolvedAccel};
 use crate::spec::Size;
 use guest::{Bench, Guest, PATIENCE};
 
@@ -42,8 +42,7 @@ async fn clone_of(bench: &Bench, ram: &Path, state: &[u8]) -> Guest {
     clone
 }
 
-async fn a_guest_is_handed_over_and_cloned_and_its_clone_is_cloned(qemu: QemuFacts) {
-    let bench = Bench::new(qemu, 64);
+async fn a_guest_is_handed_over_and_cloned_and_its_clone_is_cloned(bench: Bench) {
     let source = bench.ram("ram");
     let mut template = bench.template(&source, None).await;
     engine::check_migratable(&template.monitor).await.unwrap();
@@ -105,12 +104,20 @@ async fn a_guest_is_handed_over_and_cloned_and_its_clone_is_cloned(qemu: QemuFac
 
 #[tokio::test]
 async fn a_guest_is_handed_over_and_cloned() {
-    a_guest_is_handed_over_and_cloned_and_its_clone_is_cloned(guest::installed()).await;
+    a_guest_is_handed_over_and_cloned_and_its_clone_is_cloned(Bench::new(guest::installed(), 64)).await;
 }
 
 #[tokio::test]
 async fn a_guest_is_handed_over_and_cloned_by_the_oldest_qemu() {
-    a_guest_is_handed_over_and_cloned_and_its_clone_is_cloned(guest::oldest()).await;
+    a_guest_is_handed_over_and_cloned_and_its_clone_is_cloned(Bench::new(guest::oldest(), 64)).await;
+}
+
+#[tokio::test]
+async fn a_guest_is_handed_over_and_cloned_under_kvm_where_it_can_be_used() {
+    if !matches!(crate::host::kvm::state(), crate::host::KvmState::Absent { .. }) {
+        let bench = Bench { accel: ResolvedAccel::Kvm, ..Bench::new(guest::installed(), 16) };
+        a_guest_is_handed_over_and_cloned_and_its_clone_is_cloned(bench).await;
+    }
 }
 
 #[tokio::test]

@@ -193,7 +193,8 @@ async fn from_a_vm_to_its_clones_clones(qemu: QemuFacts) {
     let captured = save::save_clone(&whole.store, &draft, &source, &mut unwatched).await.unwrap();
     let child = whole.publish(draft, &deeper, Some(&snapshot), &first, captured);
     let sizes = whole.store.sizes(&child).unwrap();
-    assert!(sizes.own < 1 << 20 && sizes.shared > 512 << 10, "{sizes:?}");
+    // With blocks that files share it is a whole file, which counts in full.
+    assert!(sizes.own < 2 << 20 && sizes.shared > 128 << 10, "{sizes:?}");
     super::io(&first, "write -P 0x44 1M 64k").await;
     super::all_done(first, 3).await;
 
