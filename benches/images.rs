@@ -39,8 +39,11 @@ fn main() {
         midge.args(["create", &name, "--image", "debian:12", "--disk", "20G"]);
         let mut other = Command::new("qemu-img");
         other.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(&base).arg(&overlay).arg("20G");
-        let times =
-            [(&mut nothing, run(Command::new("/bin/true"))), (&mut create, run(midge)), (&mut qemu_img, run(other))];
+        let times = [
+            (&mut nothing, run(Command::new("/bin/true"))),
+            (&mut create, run(midge)),
+            (&mut qemu_img, run(other)),
+        ];
         // The first round fills the system's caches, and makes midge's own key.
         if round > 0 {
             for (samples, time) in times {

@@ -384,8 +384,8 @@ fn raw_disks_share_blocks_where_the_file_system_can() {
         assert_eq!(done.code, 0, "{make}: {}{}", done.stdout, done.stderr);
         let mut lines = done.stdout.lines();
         let first = lines.next().unwrap_or_default();
-        let imported: Value =
-            serde_json::from_str(first).unwrap_or_else(|e| panic!("{make}: {e}: {}{}", done.stdout, done.stderr));
+        let imported: Value = serde_json::from_str(first)
+            .unwrap_or_else(|e| panic!("{make}: {e}: {}{}", done.stdout, done.stderr));
         let rest: Vec<&str> = lines.collect();
         let format = imported["manifest"]["disk"]["format"].as_str().unwrap();
         if make.contains("ext4") {

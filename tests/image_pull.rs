@@ -197,6 +197,13 @@ fn an_address_is_pulled_by_the_sums_beside_it_or_by_a_digest() {
     let url = bare.url("/a/Disk.qcow2?x=1");
     assert!(fails(1, pull(&sandbox, &bare, &[&url])).contains("SHA256SUMS"));
     assert_eq!(pull(&sandbox, &bare, &[&url, "--checksum", &sum]).stdout, "disk\n");
+
+    // What is as published may still be of no use; it is not kept then.
+    let text = Web::plain(|_, out| whole(out, "200 OK", b"hello\n"));
+    let hello = "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+    let said = fails(2, pull(&sandbox, &text, &[&text.url("/x.qcow2"), "--checksum", hello]));
+    assert!(said.contains(&text.url("/x.qcow2")) && said.contains("looks like text"), "{said}");
+    assert_eq!(part(&sandbox), None);
 }
 
 #[test]

@@ -174,7 +174,9 @@ fn a_disk_without_partitions_has_its_root_at_once() {
 fn ext4_of_any_release_is_read_or_said_to_be_unknown() {
     let maker = Maker::new();
     // As Debian 13 makes it, as Debian 11 made it, and the plainest.
-    for features in ["metadata_csum_seed,orphan_file", "^metadata_csum", "^has_journal,^64bit,^extent,^dir_index"] {
+    for features in
+        ["metadata_csum_seed,orphan_file", "^metadata_csum", "^has_journal,^64bit,^extent,^dir_index"]
+    {
         let contents = read(maker.bare(features)).unwrap();
         assert_eq!(extracted(&contents, &contents.boot.as_ref().unwrap().kernel), bzimage(), "{features}");
     }

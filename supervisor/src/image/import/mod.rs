@@ -43,6 +43,13 @@ pub struct ImportRequest<'a> {
     pub owned: bool,
 }
 
+impl ImportRequest<'_> {
+    /// What a person knows the file by: where it came from, else its path.
+    fn shown(&self) -> PathBuf {
+        self.origin.as_ref().map_or_else(|| self.file.to_owned(), |origin| PathBuf::from(&origin.url))
+    }
+}
+
 /// Why a file cannot become an image.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -161,7 +168,7 @@ pub fn import(store: &ImageStore, request: &ImportRequest<'_>) -> Result<Image, 
     let mut start = Vec::new();
     (&file).take(format::LOOKED_AT).read_to_end(&mut start).map_err(failed("read", path))?;
     let format =
-        format::identify(&start).map_err(|looks| ImportError::Unknown { path: path.to_owned(), looks })?;
+        format::identify(&start).map_err(|looks| ImportError::Unknown { path: request.shown(), looks })?;
     drop(start);
 
     let scratch = store.scratch()?;
@@ -201,7 +208,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn path(&self) -> PathBuf {
-        self.request.file.to_owned()
+        self.request.shown()
     }
 
     fn kernel(&self) -> Result<Draft, ImportError> {
@@ -270,7 +277,7 @@ impl Work<'_> {
 
     fn convert(&self, format: convert::Foreign) -> Result<Draft, ImportError> {
         let target = self.folder.join("disk.qcow2");
-        convert::convert(self.request.file, &self.file, format, &target)?;
+        convert::convert(&self.path(), &self.file, format, &target)?;
         self.disk(target, DiskFormat::Qcow2)
     }
 
