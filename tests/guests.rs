@@ -63,11 +63,13 @@ fn places(differences: &[Value]) -> BTreeSet<String> {
 }
 
 /// What makes a VM this one and no other: its name, its numbers and its files.
-const IDENTITY: [&str; 6] = [
+const IDENTITY: [&str; 8] = [
     "-name  guest",
     "-name  process",
     "-uuid",
     "-object ram mem-path",
+    "-fw_cfg opt/io.systemd.credentials/ssh.authorized_keys.root file",
+    "-fw_cfg opt/io.systemd.credentials/tmpfiles.extra file",
     "-chardev serial logfile",
     "-device nic0 mac",
 ];

@@ -37,12 +37,13 @@ impl fmt::Display for Difference {
 /// Options that stand alone.
 const FLAGS: [&str; 3] = ["-nodefaults", "-no-user-config", "-S"];
 /// Options whose values are properties, `key=value,key=value`.
-const PROPERTIES: [&str; 15] = [
+const PROPERTIES: [&str; 16] = [
     "-action",
     "-blockdev",
     "-chardev",
     "-cpu",
     "-device",
+    "-fw_cfg",
     "-m",
     "-machine",
     "-mon",
@@ -166,9 +167,11 @@ fn parse(list: &[String]) -> Vec<Argument<'_>> {
         let value = if FLAGS.contains(&option.as_str()) { None } else { words.next().map(String::as_str) };
         let mut argument = Argument { option, value, part: None, occurrence: 0 };
         argument.part = argument.properties().and_then(|(driver, properties)| {
-            let named = ["id", "node-name"].iter().find_map(|key| properties.get(*key).cloned());
-            let many =
-                matches!(argument.option, "-device" | "-object" | "-chardev" | "-netdev" | "-blockdev");
+            let named = ["id", "node-name", "name"].iter().find_map(|key| properties.get(*key).cloned());
+            let many = matches!(
+                argument.option,
+                "-device" | "-object" | "-chardev" | "-netdev" | "-blockdev" | "-fw_cfg"
+            );
             named.or(Some(driver)).filter(|_| many)
         });
         let before = |other: &&Argument<'_>| (other.option, &other.part) == (argument.option, &argument.part);

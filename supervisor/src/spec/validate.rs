@@ -209,7 +209,9 @@ impl VmSpec {
             }
         }
         if self.machine == Machine::Microvm {
-            let most = crate::machine::MICROVM_SLOTS - OTHER_VIRTIO;
+            // cloud-init's volume is one more.
+            let seed = self.cloud_init.is_some() || self.provision == Provision::CloudInit;
+            let most = crate::machine::MICROVM_SLOTS - OTHER_VIRTIO - usize::from(seed);
             if self.nets.len() > most {
                 errors.hint(
                     "nets",
