@@ -228,6 +228,10 @@ impl NatNetwork {
     pub async fn sweep(&mut self, lives: impl Fn(&str) -> bool) -> Result<Vec<String>, NatError> {
         let locked = self.store.lock().await?;
         let gone: Vec<_> = locked.users()?.into_iter().map(|user| user.id).filter(|id| !lives(id)).collect();
+        if gone.is_empty() {
+            // One that was just made sure has no users yet, and is not to be made twice.
+            return Ok(gone);
+        }
         for id in &gone {
             locked.remove_user(id)?;
         }

@@ -142,10 +142,11 @@ pub enum WishError {
 }
 
 impl Watch {
-    /// The guest's addresses now, the best one first.
+    /// The guest's addresses now, the best one first, with the latest that is known of each: [`Watch::changes`] does not tell when one
+    /// was heard of again or its lease was made longer.
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
-        self.addresses.borrow().clone()
+        self.shared.table().addresses()
     }
 
     /// The guest's addresses, and whenever they change. It is closed when the watcher has ended.

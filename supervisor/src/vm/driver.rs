@@ -22,7 +22,7 @@ use super::ports::Ports;
 use super::shared::{Shared, Snapshot};
 use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
 use crate::host::proc::ProcessId;
-use crate::spec::Ready;
+use crate::spec::{Mac, Ready};
 use crate::store::{Heard, LastRun, RunState, SCHEMA, Source};
 
 /// Something for the driver.
@@ -37,7 +37,7 @@ pub(super) enum Input {
     /// The guest's agent answers.
     AgentUp,
     /// The guest's agent tells of these addresses; none after it was asked for long.
-    Addresses(Vec<IpAddr>),
+    Addresses(Vec<(Option<Mac>, IpAddr)>),
     /// The watch on the port of this interface now knows these addresses.
     Heard(usize, Vec<Heard>),
     /// The run that follows the one before is prepared, or cannot be.
@@ -189,13 +189,15 @@ impl Driver {
 
     /// What the agent tells once may not hold for ever. Where the guest's ports are watched, it is asked there whether it has
     /// these addresses; those behind QEMU's user-mode network cannot be watched.
-    fn told_by_agent(&mut self, addresses: &[IpAddr]) {
+    fn told_by_agent(&mut self, told: &[(Option<Mac>, IpAddr)]) {
         let ports = self.shared.ports();
         if ports.is_empty() {
-            return self.told(Source::Agent, addresses);
+            let addresses: Vec<IpAddr> = told.iter().map(|(_, address)| *address).collect();
+            return self.told(Source::Agent, &addresses);
         }
-        let (hidden, open): (Vec<IpAddr>, Vec<IpAddr>) =
-            addresses.iter().copied().partition(|address| is_user_mode(*address));
+        let (hidden, open): (Vec<_>, Vec<_>) =
+            told.iter().copied().partition(|(_, address)| is_user_mode(*address));
+        let hidden: Vec<IpAddr> = hidden.into_iter().map(|(_, address)| address).collect();
         let has_user_net = self.plan.as_ref().is_some_and(|p| crate::machine::user_netdev(&p.spec).is_some());
         self.told(Source::Agent, if has_user_net { &hidden } else { &[] });
         ports.ask(&open);

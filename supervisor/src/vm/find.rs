@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::control::{Conversation, Failure, FailureKind, Family};
-use super::guest_agent::is_useful;
+use super::guest_agent::{is_useful, told};
 use super::link::MONITOR_DEADLINE;
 use super::requests::Stopped;
 use super::shared::{Shared, Snapshot};
@@ -53,7 +53,10 @@ pub(super) async fn addresses(
         Ok(Ok(snapshot)) => wanted.of(&snapshot.run.heard),
         Ok(Err(_)) | Err(_) => wanted.of(&shared.snapshot.borrow().run.heard),
     };
-    if heard.is_empty() { Err(why_none(shared, wanted, within).into()) } else { Ok(heard) }
+    if heard.is_empty() {
+        return Err(why_none(shared, wanted, within).into());
+    }
+    Ok(shared.ports().renewed(heard))
 }
 
 async fn ask_agent(shared: &Rc<Shared>, family: Family) -> Result<Vec<Heard>, Failure> {
@@ -63,8 +66,9 @@ async fn ask_agent(shared: &Rc<Shared>, family: Family) -> Result<Vec<Heard>, Fa
     };
     let interfaces = agent.interfaces(MONITOR_DEADLINE).await.map_err(failed)?;
     let now = jiff::Timestamp::now();
-    let told = interfaces.iter().flat_map(|interface| &interface.addresses).map(|address| address.ip);
-    let told: Vec<IpAddr> = told.filter(|ip| is_useful(*ip) && family.has(*ip)).collect();
+    let told = told(&interfaces);
+    shared.ports().ask(&told);
+    let told: Vec<IpAddr> = told.into_iter().map(|(_, ip)| ip).filter(|ip| family.has(*ip)).collect();
     if told.is_empty() {
         return Err(Failure::new(FailureKind::Other, "the guest's agent knows of no address"));
     }

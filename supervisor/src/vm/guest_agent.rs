@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ::qmp::agent::{Agent, Shutdown};
+use ::qmp::agent::{Agent, Interface, Shutdown};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -14,7 +14,7 @@ use super::control::{Failure, FailureKind};
 use super::driver::Input;
 use super::link::Handle;
 use super::shared::Shared;
-use crate::spec::Kind;
+use crate::spec::{Kind, Mac};
 
 /// How long the agent may take to answer. Under emulation a busy guest takes seconds.
 pub(super) const AGENT_DEADLINE: Duration = Duration::from_secs(30);
@@ -166,13 +166,8 @@ async fn find_addresses(shared: &Shared, agent: &Agent) {
     while tokio::time::Instant::now() < given_up {
         match agent.interfaces(AGENT_DEADLINE).await {
             Ok(interfaces) => {
-                let addresses: Vec<IpAddr> = interfaces
-                    .iter()
-                    .flat_map(|interface| &interface.addresses)
-                    .map(|address| address.ip)
-                    .filter(|ip| is_useful(*ip))
-                    .collect();
-                if addresses.iter().any(IpAddr::is_ipv4) {
+                let addresses = told(&interfaces);
+                if addresses.iter().any(|(_, ip)| ip.is_ipv4()) {
                     return shared.tell(Input::Addresses(addresses));
                 }
             }
@@ -183,6 +178,15 @@ async fn find_addresses(shared: &Shared, agent: &Agent) {
         pause = (pause * 2).min(Duration::from_millis(500));
     }
     shared.tell(Input::Addresses(Vec::new()));
+}
+
+/// The addresses that an agent tells of, each with the MAC of its interface where that has one.
+pub(super) fn told(interfaces: &[Interface]) -> Vec<(Option<Mac>, IpAddr)> {
+    let of = |interface: &Interface| {
+        let mac = interface.mac.as_ref().and_then(|mac| mac.parse().ok());
+        interface.addresses.iter().map(move |address| (mac, address.ip)).collect::<Vec<_>>()
+    };
+    interfaces.iter().flat_map(of).filter(|(_, ip)| is_useful(*ip)).collect()
 }
 
 /// Whether somebody else can reach the guest there.

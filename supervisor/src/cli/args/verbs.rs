@@ -469,11 +469,24 @@ pub(in crate::cli) struct ExecArgs {
     /// How long it may take; for ever when absent.
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub(in crate::cli) timeout: Option<Duration>,
+    /// The way into the guest: its agent, or SSH at its address.
+    #[arg(long, value_enum, value_name = "WAY", default_value_t)]
+    pub(in crate::cli) via: Via,
     /// The VM.
     pub(in crate::cli) name: String,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub(in crate::cli) command: Vec<String>,
+}
+
+/// The way into a guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Via {
+    /// The guest agent, which needs no network.
+    #[default]
+    Agent,
+    /// The system's ssh(1) and scp(1).
+    Ssh,
 }
 
 /// `cp`.
@@ -486,6 +499,9 @@ pub(in crate::cli) struct CpArgs {
     /// Copy folders with all that is in them.
     #[arg(short, long)]
     pub(in crate::cli) recursive: bool,
+    /// The way into the guest: its agent, or SSH at its address.
+    #[arg(long, value_enum, value_name = "WAY", default_value_t)]
+    pub(in crate::cli) via: Via,
     /// From: PATH, - or NAME:/PATH.
     #[arg(value_name = "SRC", value_parser = values::place, allow_hyphen_values = true)]
     pub(in crate::cli) source: Place,

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::cli::args::{CpArgs, Place};
+use crate::cli::args::{CpArgs, Place, Via};
 use crate::cli::context::Context;
 use crate::cli::deadline::{Deadline, call};
 use crate::cli::exit::{ExitKind, Failed};
@@ -18,12 +18,16 @@ use crate::store::VmDir;
 use crate::vm::control::{Client, ClientError, Reply, Request};
 
 use super::exec::{decode, execute};
+use super::ssh::{Way, missing};
 
 /// How much of a file goes into one line: the agent's messages are bounded, and base64 takes threes.
 const PIECE: usize = 48 << 10;
 
 /// `midge cp`.
 pub(super) fn cp(context: &Context, args: &CpArgs) -> Outcome {
+    if args.via == Via::Ssh {
+        return by_ssh(context, args);
+    }
     match (&args.source, &args.target) {
         (Place::Guest { name, path }, target @ (Place::Host(_) | Place::Stream)) => {
             let guest = Guest { context, vm: context.vm(name)? };
@@ -50,6 +54,39 @@ pub(super) fn cp(context: &Context, args: &CpArgs) -> Outcome {
         _ => return Err(Failed::new(ExitKind::Usage, "neither side is a guest: write it as NAME:/path")),
     }
     Ok(0)
+}
+
+/// Copies by scp(1) at the guest's address.
+fn by_ssh(context: &Context, args: &CpArgs) -> Outcome {
+    let host = |place: &PathBuf| {
+        // Not taken for one of another host: scp(1) looks for a colon before the first slash.
+        if place.is_absolute() { place.clone() } else { Path::new(".").join(place) }.into_os_string()
+    };
+    let (way, source, target) = match (&args.source, &args.target) {
+        (Place::Guest { name, path }, Place::Host(target)) => {
+            let way = Way::to(context, name, None)?;
+            let source = way.file(path).into();
+            (way, source, host(target))
+        }
+        (Place::Host(source), Place::Guest { name, path }) => {
+            let way = Way::to(context, name, None)?;
+            let target = way.file(path).into();
+            (way, host(source), target)
+        }
+        _ => {
+            return Err(Failed::new(
+                ExitKind::Usage,
+                "by SSH one side is a guest and the other a file of this host",
+            ));
+        }
+    };
+    let mut scp = Command::new("scp");
+    scp.args(way.options("-P")).arg("-q");
+    if args.recursive {
+        scp.arg("-r");
+    }
+    let status = scp.arg("--").args([source, target]).status().map_err(|e| missing("scp", e))?;
+    if status.success() { Ok(0) } else { Err(Failed::new(ExitKind::Other, "scp could not copy it")) }
 }
 
 /// A guest's files.

@@ -1,11 +1,13 @@
 //! `exec`: a command in a guest, through its agent.
 
 use std::io::{self, Read};
+use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::cli::args::ExecArgs;
+use super::ssh::{Way, missing};
+use crate::cli::args::{ExecArgs, Via};
 use crate::cli::context::Context;
 use crate::cli::deadline::{Deadline, call};
 use crate::cli::exit::{ExitKind, Failed};
@@ -17,9 +19,15 @@ const MOST_INPUT: u64 = 8 << 20;
 /// What a shell answers for a program that is not there (POSIX, "Exit Status for Commands").
 pub(super) const NO_PROGRAM: u8 = 127;
 
+/// What ssh(1) ends with when it fails itself.
+const SSH_FAILED: i32 = 255;
+
 /// `midge exec`.
 pub(super) fn exec(context: &Context, args: ExecArgs) -> Outcome {
     let outcome = || -> Outcome {
+        if args.via == Via::Ssh {
+            return by_ssh(context, &args);
+        }
         if args.tty {
             let failed = Failed::new(ExitKind::Usage, "the guest agent offers no terminal");
             return Err(failed.hint(format!("midge ssh {} -- {}", args.name, args.command.join(" "))));
@@ -40,6 +48,46 @@ pub(super) fn exec(context: &Context, args: ExecArgs) -> Outcome {
         Err(failed) if failed.kind == ExitKind::Usage => Err(failed),
         outcome => outcome.map_err(Failed::inside_exec),
     }
+}
+
+/// Runs a command in a guest by SSH at its address.
+fn by_ssh(context: &Context, args: &ExecArgs) -> Outcome {
+    if args.timeout.is_some() {
+        let failed = Failed::new(ExitKind::Usage, "--timeout goes with the guest agent");
+        return Err(failed.hint("use timeout(1): midge exec --via ssh NAME -- timeout 10 CMD"));
+    }
+    let way = Way::to(context, &args.name, None)?;
+    let mut ssh = Command::new("ssh");
+    ssh.args(way.options("-p")).arg(if args.tty { "-t" } else { "-T" });
+    if !args.interactive && !args.tty {
+        ssh.stdin(Stdio::null());
+    }
+    let status = ssh.arg(way.destination()).arg("--").arg(shell_line(args)).status();
+    match status.map_err(|e| missing("ssh", e))?.code() {
+        Some(SSH_FAILED) => Err(Failed::new(ExitKind::Other, "ssh failed, or the command ended with 255")),
+        Some(code) => Ok(u8::try_from(code).unwrap_or(1)),
+        None => Err(Failed::new(ExitKind::Other, "ssh was ended by a signal")),
+    }
+}
+
+/// The command as one line for the guest's shell, which is all that SSH carries (RFC 4254, 6.5).
+fn shell_line(args: &ExecArgs) -> String {
+    let mut words = Vec::new();
+    if let Some(dir) = &args.workdir {
+        words.push(format!("cd {} &&", quoted(dir)));
+    }
+    words.push("exec".to_owned());
+    if !args.env.is_empty() {
+        words.push("env".to_owned());
+        words.extend(args.env.iter().map(|(key, value)| quoted(&format!("{key}={value}"))));
+    }
+    words.extend(args.command.iter().map(|word| quoted(word)));
+    words.join(" ")
+}
+
+/// A word that a POSIX shell takes as it is (Shell Command Language, 2.2.2).
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Runs a program, passes on its output as it comes, and answers its exit code.
@@ -91,4 +139,25 @@ fn read_input() -> Result<Vec<u8>, Failed> {
         return Err(failed.hint("copy it into the guest with `midge cp`, or use `midge ssh`"));
     }
     Ok(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_reaches_the_guests_shell_as_it_was_typed() {
+        let args = ExecArgs {
+            interactive: false,
+            tty: false,
+            workdir: Some("/a b".to_owned()),
+            env: vec![("K".to_owned(), "it's".to_owned())],
+            timeout: None,
+            via: Via::Ssh,
+            name: "web".to_owned(),
+            command: ["sh", "-c", "echo $HOME; ls *"].map(ToOwned::to_owned).to_vec(),
+        };
+        let line = shell_line(&args);
+        assert_eq!(line, r"cd '/a b' && exec env 'K=it'\''s' 'sh' '-c' 'echo $HOME; ls *'");
+    }
 }

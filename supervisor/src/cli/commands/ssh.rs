@@ -29,40 +29,74 @@ struct Reached {
 
 /// `midge ssh`: this process becomes ssh(1), so its exit code is that of the command in the guest, or 255.
 pub(super) fn ssh(context: &Context, args: &SshArgs) -> Outcome {
-    let vm = context.vm(&args.name)?;
-    let home = context.home()?;
-    let value = call(
-        &mut context.connect(&vm)?,
-        &Request::Reach { port: PORT },
-        Deadline::after(Some(LIMIT)),
-        |_| Ok(()),
-    )?;
-    let reached: Reached = serde_json::from_value(value)
-        .map_err(|e| Failed::wrap(ExitKind::Other, e).context("the VM's supervisor named no port"))?;
-    ssh_key::ensure(home)?;
-    let made = if args.login.is_none() { vm.record()?.spec.user } else { None };
-    let login = args.login.clone().or(made).unwrap_or_else(|| "root".to_owned());
-    let error = Command::new("ssh")
-        .args(options(&vm, &ssh_key::private_key(home).display().to_string(), &reached))
-        .arg(format!("{login}@{}", reached.address))
-        .args(&args.command)
-        .exec();
-    let failed = Failed::io("cannot run ssh", error);
-    Err(Failed { kind: ExitKind::HostUnfit, ..failed }.hint("install it: apt install openssh-client"))
+    let way = Way::to(context, &args.name, args.login.as_deref())?;
+    let error = Command::new("ssh").args(way.options("-p")).arg(way.destination()).args(&args.command).exec();
+    Err(missing("ssh", error))
+}
+
+/// How a guest is reached by OpenSSH's programs.
+#[derive(Debug)]
+pub(super) struct Way {
+    settings: Vec<String>,
+    login: String,
+    reached: Reached,
+}
+
+impl Way {
+    /// Asks where the VM of that name is reached. The login is the one given, else that of the user whom the guest was told to make, else
+    /// root.
+    pub(super) fn to(context: &Context, name: &str, login: Option<&str>) -> Result<Self, Failed> {
+        let vm = context.vm(name)?;
+        let home = context.home()?;
+        let value = call(
+            &mut context.connect(&vm)?,
+            &Request::Reach { port: PORT },
+            Deadline::after(Some(LIMIT)),
+            |_| Ok(()),
+        )?;
+        let reached: Reached = serde_json::from_value(value)
+            .map_err(|e| Failed::wrap(ExitKind::Other, e).context("the VM's supervisor named no port"))?;
+        ssh_key::ensure(home)?;
+        let made = if login.is_none() { vm.record()?.spec.user } else { None };
+        let login = login.map(ToOwned::to_owned).or(made).unwrap_or_else(|| "root".to_owned());
+        let settings = settings(&vm, &ssh_key::private_key(home).display().to_string());
+        Ok(Self { settings: settings.into(), login, reached })
+    }
+
+    /// The options of the program; `port` is its own flag for a port.
+    pub(super) fn options(&self, port: &str) -> Vec<String> {
+        let mut options: Vec<String> =
+            self.settings.iter().flat_map(|setting| ["-o".to_owned(), setting.clone()]).collect();
+        options.extend([port.to_owned(), self.reached.port.to_string()]);
+        options
+    }
+
+    /// Whom to log in as, and where.
+    pub(super) fn destination(&self) -> String {
+        format!("{}@{}", self.login, self.reached.address)
+    }
+
+    /// A file of the guest's, as scp(1) has it.
+    pub(super) fn file(&self, path: &str) -> String {
+        if self.reached.address.contains(':') {
+            format!("{}@[{}]:{path}", self.login, self.reached.address)
+        } else {
+            format!("{}:{path}", self.destination())
+        }
+    }
+}
+
+/// One of OpenSSH's programs cannot be run.
+pub(super) fn missing(program: &str, error: std::io::Error) -> Failed {
+    let failed = Failed::io(format!("cannot run {program}"), error);
+    Failed { kind: ExitKind::HostUnfit, ..failed }.hint("install it: apt install openssh-client")
 }
 
 /// The guest's host key is kept with the VM, so a new VM of an old name is no surprise, and the user's own known hosts stay clean
 /// (ssh_config(5)). A guest that was given its key is known before the first visit, and no other is taken for it; that of any other
 /// guest is learnt then.
-fn options(vm: &VmDir, key: &str, reached: &Reached) -> Vec<String> {
-    let settings = settings(vm, key);
-    let mut options: Vec<String> =
-        settings.into_iter().flat_map(|setting| ["-o".to_owned(), setting]).collect();
-    options.extend(["-p".to_owned(), reached.port.to_string()]);
-    options
-}
-
-/// The settings of `midge ssh` (ssh_config(5)), `Key=Value` each.
+///
+/// `Key=Value` each.
 pub(super) fn settings(vm: &VmDir, key: &str) -> [String; 6] {
     let known_hosts = vm.state_dir().join("known_hosts");
     let given = vm.state_dir().join(HOST_KEY).exists();

@@ -183,17 +183,36 @@ impl Ports {
         others.filter(|other| other.state.bridge == port.state.bridge).map(|other| other.mac).collect()
     }
 
-    /// Asks the guest on all of its ports whether it has these addresses.
-    pub(super) fn ask(&self, addresses: &[IpAddr]) {
+    /// Asks the guest on its ports whether it has these addresses, each on the port of the interface that has it: Linux answers for
+    /// any of its addresses on any interface.
+    pub(super) fn ask(&self, told: &[(Option<Mac>, IpAddr)]) {
         for port in &self.all {
             let Some(watch) = port.watch.borrow().clone() else { continue };
-            let addresses = addresses.to_vec();
+            let here = told.iter().filter(|(mac, _)| mac.is_none_or(|mac| mac == port.mac));
+            let addresses: Vec<IpAddr> = here.map(|(_, address)| *address).collect();
+            if addresses.is_empty() {
+                continue;
+            }
             tokio::task::spawn_local(async move {
                 if let Err(e) = watch.ask(addresses).await {
                     tracing::debug!("the guest is not asked for its addresses: {e}");
                 }
             });
         }
+    }
+
+    /// What is known now of these addresses: when they were last heard of and how long their leases last changes without a word.
+    pub(super) fn renewed(&self, heard: Vec<Heard>) -> Vec<Heard> {
+        let now: Vec<Heard> = self
+            .all
+            .iter()
+            .filter_map(|port| Some((port.state.net, port.watch.borrow().clone()?)))
+            .flat_map(|(net, watch)| heard::all(net, &watch.addresses()))
+            .collect();
+        let renewed = |old: Heard| {
+            now.iter().find(|new| (new.net, new.address) == (old.net, old.address)).cloned().unwrap_or(old)
+        };
+        heard.into_iter().map(renewed).collect()
     }
 
     /// Why the guest has no address of this family, as far as its ports tell.
