@@ -131,6 +131,9 @@ fn an_image_is_immutable_checked_and_kept_while_a_vm_needs_it() {
     assert_eq!(left_behind(&sandbox.home().join("tmp")), 0);
 
     sandbox.fails(4, &["image", "rm", "hello"]);
+    let foreign = if cfg!(target_arch = "x86_64") { "arm64" } else { "amd64" };
+    let foreign = sandbox.fails(6, &["image", "build", "debian:12", "--arch", foreign]);
+    assert!(foreign.contains("cannot be built on this machine"), "{foreign}");
     let unknown = sandbox.fails(3, &["image", "build", "debian:11"]);
     assert!(unknown.contains("debian:12") && unknown.contains("debian:13"), "{unknown}");
     sandbox.fails(3, &["image", "rm", "debian:12"]);

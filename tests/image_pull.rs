@@ -167,6 +167,11 @@ fn what_is_not_there_or_not_as_published_is_no_image() {
     let said = fails(1, pull(&sandbox, &wrong, &[NAME, "--arch", "amd64"]));
     assert!(said.contains("instead of"), "{said}");
 
+    let gone = format!("http://127.0.0.1:{}/cloud", common::free_port());
+    let mut command = pull_command(&sandbox, &nothing, &[NAME]);
+    let said = fails(1, Sandbox::finish(command.env("MIDGE_MIRROR", gone)));
+    assert!(said.contains("cannot fetch") && said.contains("MIDGE_MIRROR"), "{said}");
+
     assert!(fails(3, pull(&sandbox, &nothing, &["debian:7"])).contains("debian:13-nocloud"));
     fails(
         2,

@@ -184,9 +184,12 @@ impl From<PullError> for Failed {
                 | PullError::NoRoom { .. }
                 | PullError::Io { .. }
         );
+        let unreached = matches!(&error, PullError::Http(HttpError::Failed { .. }));
         let failed = Self::wrap(kind, error);
         if resumable {
             failed.hint("what came is kept: the same command goes on where this one ended")
+        } else if unreached {
+            failed.hint("check the network, or name a proxy (https_proxy) or, for Debian's images, a mirror (MIDGE_MIRROR)")
         } else {
             failed
         }

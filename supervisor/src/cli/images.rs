@@ -91,7 +91,9 @@ pub(super) fn find(context: &Context, name: &str, may_build: bool) -> Result<Ima
 pub(super) fn build_named(context: &Context, args: &ImageBuildArgs) -> Result<Image, Failed> {
     let whole = if args.name == "debian" { DEBIAN } else { &args.name };
     // What one was built with is not known by its name; the cache of builds knows.
-    let as_usual = !args.rebuild && args.with.is_empty() && args.mirror.is_none() && !args.cloud_init;
+    let foreign = args.arch.is_some_and(|arch| arch != Arch::host());
+    let special = !args.with.is_empty() || args.mirror.is_some() || args.cloud_init || foreign;
+    let as_usual = !args.rebuild && !special;
     if as_usual && let Ok(image) = store(context)?.get(whole) {
         context.voice.note(format_args!("the image `{whole}` is there already; --rebuild makes it anew"));
         return Ok(image);

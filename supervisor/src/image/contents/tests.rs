@@ -264,13 +264,20 @@ fn a_damaged_ext4_is_an_error_and_never_a_crash() {
     let disk = cloud(&Maker::new());
     let start = 12288 << 9;
     let mut torn = disk.clone();
-    // The block's size in the superblock (ext4 documentation, "The Super Block", s_log_block_size).
-    torn[start + 1024 + 24] = 200;
+    // The number of inodes in a group (ext4 documentation, "The Super Block", s_inodes_per_group).
+    torn[start + 1024 + 0x28..][..4].fill(0);
     let said = chain(&read(torn).unwrap_err());
     assert!(
         said.starts_with("cannot read the superblock in the ext4 file system of partition 3: "),
         "{said}"
     );
+    // Sizes by which the library would reserve memory: the number of blocks, a block's size, blocks in a group.
+    for (at, value) in [(4, u32::MAX), (0x18, 20), (0x18, u32::MAX), (0x20, 0), (0x150, u32::MAX)] {
+        let mut torn = disk.clone();
+        torn[start + 1024 + at..][..4].copy_from_slice(&value.to_le_bytes());
+        let said = chain(&read(torn).unwrap_err());
+        assert!(said.contains("larger than the place it is in"), "{at:#x}: {said}");
+    }
 
     // Noise over what is in use, here and there: whatever comes of it, it comes to an end.
     let disk = Rc::new(disk);

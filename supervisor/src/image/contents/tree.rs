@@ -10,6 +10,10 @@ use super::partitions::Partition;
 
 /// The largest text that is read whole: configuration files are far smaller.
 const LARGEST_TEXT: u64 = 1 << 20;
+/// The most groups of blocks of a file system that is looked into: it has 128 TiB then, in the usual ones of 128 MiB.
+const MOST_GROUPS: u64 = 1 << 20;
+/// The feature of file systems with more than 2^32 blocks.
+const INCOMPAT_64BIT: u32 = 0x80;
 /// The most names that are read of one folder.
 const MOST_NAMES: usize = 4096;
 
@@ -25,6 +29,14 @@ pub enum TreeError {
         place: String,
         /// Why not.
         source: Ext4Error,
+    },
+    /// The file system's size contradicts the partition's.
+    #[error(
+        "the ext4 file system of {place} is damaged: it says that it is larger than the place it is in, or than any"
+    )]
+    Size {
+        /// Which partition.
+        place: String,
     },
     /// A file that is larger than any of its kind.
     #[error("{path} of the disk has {size} bytes, more than such a file may have ({limit})")]
@@ -74,6 +86,9 @@ impl Tree {
             number => format!("partition {number}"),
         };
         let window = Window { disk: Rc::clone(disk), start: partition.start, length: partition.length };
+        if !fits(&window) {
+            return Err(TreeError::Size { place });
+        }
         match Ext4::load(Box::new(window)) {
             Ok(fs) => Ok(Self { fs, place }),
             Err(source) => Err(TreeError::Ext4 { what: "the superblock".to_owned(), place, source }),
@@ -149,6 +164,25 @@ impl Tree {
         let (what, place) = (what.to_owned(), self.place.clone());
         move |source| TreeError::Ext4 { what: what.clone(), place: place.clone(), source }
     }
+}
+
+/// Whether the size that a superblock tells is one that its place has room for. The library reserves memory by that size, before it
+/// reads. (ext4 documentation, "The Super Block": s_blocks_count_lo at 4, s_log_block_size at 0x18, s_blocks_per_group at 0x20,
+/// s_feature_incompat at 0x60, s_blocks_count_hi at 0x150.)
+fn fits(window: &Window) -> bool {
+    let mut block = [0; 0x154];
+    if window.read_at(1024, &mut block).is_err() {
+        return false;
+    }
+    let word =
+        |at: usize| block[at..at + 4].iter().rev().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
+    let wide = word(0x60) & INCOMPAT_64BIT != 0;
+    let blocks = u64::from(word(4)) | if wide { u64::from(word(0x150)) << 32 } else { 0 };
+    let Some(size) = 1024_u64.checked_shl(word(0x18)).and_then(|block| block.checked_mul(blocks)) else {
+        return false;
+    };
+    let per_group = u64::from(word(0x20));
+    per_group > 0 && word(0x18) <= 6 && size <= window.length && blocks.div_ceil(per_group) <= MOST_GROUPS
 }
 
 /// A path that leads nowhere is an answer, not a failure.
