@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # grow MOUNT: makes the partition below MOUNT, where there is one, and its file system as large as they can be.
 mount=$1
 fail() {
