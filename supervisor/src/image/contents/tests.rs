@@ -180,6 +180,9 @@ fn ext4_of_any_release_is_read_or_said_to_be_unknown() {
         let contents = read(maker.bare(features)).unwrap();
         assert_eq!(extracted(&contents, &contents.boot.as_ref().unwrap().kernel), bzimage(), "{features}");
     }
+    let mut narrow = maker.bare("^64bit,^metadata_csum");
+    narrow[1024 + 0x150..][..4].fill(0xa1);
+    assert!(chain(&read(narrow).unwrap_err()).contains("larger than the place it is in"));
     let unknown = read(maker.bare("meta_bg,^resize_inode")).unwrap().boot.unwrap_err();
     assert!(unknown.to_string().contains("features unknown here"), "{unknown}");
 }

@@ -12,8 +12,6 @@ use super::partitions::Partition;
 const LARGEST_TEXT: u64 = 1 << 20;
 /// The most groups of blocks of a file system that is looked into: it has 128 TiB then, in the usual ones of 128 MiB.
 const MOST_GROUPS: u64 = 1 << 20;
-/// The feature of file systems with more than 2^32 blocks.
-const INCOMPAT_64BIT: u32 = 0x80;
 /// The most names that are read of one folder.
 const MOST_NAMES: usize = 4096;
 
@@ -168,7 +166,7 @@ impl Tree {
 
 /// Whether the size that a superblock tells is one that its place has room for. The library reserves memory by that size, before it
 /// reads. (ext4 documentation, "The Super Block": s_blocks_count_lo at 4, s_log_block_size at 0x18, s_blocks_per_group at 0x20,
-/// s_feature_incompat at 0x60, s_blocks_count_hi at 0x150.)
+/// s_blocks_count_hi at 0x150.)
 fn fits(window: &Window) -> bool {
     let mut block = [0; 0x154];
     if window.read_at(1024, &mut block).is_err() {
@@ -176,8 +174,8 @@ fn fits(window: &Window) -> bool {
     }
     let word =
         |at: usize| block[at..at + 4].iter().rev().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
-    let wide = word(0x60) & INCOMPAT_64BIT != 0;
-    let blocks = u64::from(word(4)) | if wide { u64::from(word(0x150)) << 32 } else { 0 };
+    // The library takes the upper half for granted, also where the file system has no such feature.
+    let blocks = u64::from(word(4)) | u64::from(word(0x150)) << 32;
     let Some(size) = 1024_u64.checked_shl(word(0x18)).and_then(|block| block.checked_mul(blocks)) else {
         return false;
     };
