@@ -123,6 +123,12 @@ impl<'a> Guest<'a> {
         let mut heard = [home.as_str(), own.as_str()];
         heard.sort_unstable();
         assert_eq!(told, heard);
+        // Each on its own interface, and on no other: Linux answers for all of its addresses on each.
+        for (net, address) in [(LAN, &home), (NAT, &own)] {
+            for detail in ["dhcp", "arp"].iter().flat_map(|source| self.known(1 - net, source)) {
+                assert_ne!(detail["address"], address.as_str(), "{detail}");
+            }
+        }
         // It was heard before anybody was asked.
         let events = self.sandbox.events("deb");
         let mut ipv4 =
@@ -145,6 +151,25 @@ impl<'a> Guest<'a> {
         fs::write(&file, "over").unwrap();
         sandbox.ok(&["cp", file.to_str().unwrap(), "deb:/root/sent"]);
         assert_eq!(sandbox.ok(&["exec", "deb", "--", "cat", "/root/sent"]), "over");
+        // The same ways by SSH at that address, with the command's own code.
+        let greets = [
+            "exec",
+            "--via",
+            "ssh",
+            "-e",
+            "GREETING=it's me",
+            "deb",
+            "--",
+            "sh",
+            "-c",
+            "echo $GREETING; exit 7",
+        ];
+        let greeted = sandbox.run(&greets);
+        assert_eq!((greeted.code, greeted.stdout.as_str()), (7, "it's me\n"), "{}", greeted.stderr);
+        sandbox.ok(&["cp", "--via", "ssh", file.to_str().unwrap(), "deb:/root/sent again"]);
+        let back = sandbox.path().join("back");
+        sandbox.ok(&["cp", "--via", "ssh", "deb:/root/sent again", back.to_str().unwrap()]);
+        assert_eq!(fs::read_to_string(&back).unwrap(), "over");
     }
 
     fn is_behind_the_hosts_address_on_nat(&self) {

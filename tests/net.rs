@@ -319,22 +319,24 @@ fn worker_of(change: &std::path::Path) -> supervisor::host::proc::PidFd {
     supervisor::host::proc::PidFd::open(pid).unwrap().unwrap()
 }
 
+/// Makes the rules that Docker leaves.
+fn docker(host: &Namespace) {
+    for rule in [
+        "add table ip filter",
+        "add chain ip filter DOCKER-USER",
+        "add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }",
+    ] {
+        assert!(host.run(&[&["nft"][..], &rule.split(' ').collect::<Vec<_>>()].concat()).status.success());
+    }
+}
+
 #[test]
 fn what_keeps_guests_from_the_network_is_found() {
     let (sandbox, lan) = home_network();
     let fit = sandbox.run(&["net", "check", "br0", "-o", "json"]);
     let report: Value = serde_json::from_str(&fit.stdout).unwrap();
     assert_eq!((fit.code, &report["fit"]), (0, &Value::from(true)), "{report}");
-    // As Docker leaves it.
-    for rule in [
-        "add table ip filter",
-        "add chain ip filter DOCKER-USER",
-        "add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }",
-    ] {
-        assert!(
-            lan.host.run(&[&["nft"][..], &rule.split(' ').collect::<Vec<_>>()].concat()).status.success()
-        );
-    }
+    docker(&lan.host);
     let text = sandbox.run(&["net", "check", "br0"]).stdout;
     assert!(text.contains("docker-forward-drop") && text.contains("next: "), "{text}");
     let missing = sandbox.run(&["net", "check", "br9"]);

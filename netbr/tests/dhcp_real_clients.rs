@@ -13,7 +13,9 @@ use dhcp_support::{at, ip, mac, network};
 use netbr::dhcp::leases::{RowState, State};
 use netbr::dhcp::server::{Event, Occasion};
 use netbr::dhcp::{Leases, Network, Responder};
+use netbr::nft::Nft;
 use netbr::packet::Filter;
+use netbr::veil::{Identity, MARK, Veil};
 
 /// A network whose leases end after six seconds, so that a client renews one after three.
 fn hasty(size: u8) -> Network {
@@ -241,7 +243,15 @@ async fn a_veiled_guest_keeps_the_lease_that_it_believes_in() {
     let mut world = World::new(&network(20));
     let _router = world.neighbour(mac(200), ip(254));
     let inner = ip(123);
-    let mut server = world.serve_with(Responder::fixed(believed, guest(), inner).unwrap());
+    // Nobody on the bridge knows it by its own names, and its requests do not get there.
+    let veil = Veil {
+        port: "p1".to_owned(),
+        inner: Identity { mac: guest(), ipv4: Some(inner), ipv6: Vec::new() },
+        outer: Identity { mac: mac(77), ipv4: Some(ip(77)), ipv6: Vec::new() },
+    };
+    veil.raise(&mut Nft::open(&world.host.namespace()).unwrap()).unwrap();
+    let responder = Responder::fixed(believed, guest(), inner).unwrap();
+    let mut server = world.serve_marked(responder, Some(MARK));
     let client = dhcpcd(&world, "");
     assert_eq!(bound(&mut server, Occasion::Selecting).await, inner);
     let told = world.told(&["BOUND"]).await;

@@ -18,9 +18,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::socket::sockopt::Mark;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrStorage, getsockname, recvmsg, send,
-    socket,
+    setsockopt, socket,
 };
 use rustix::net::netdevice::{index_to_name, name_to_index};
 use rustix::net::sockopt::{socket_domain, socket_type};
@@ -96,13 +97,16 @@ pub struct Options {
     /// queue drops instead of holding back. nftables' `egress` hook sees such frames all the same (`packet_xmit` in
     /// `net/packet/af_packet.c`): what is sent on a port that rewrites frames is always rewritten.
     pub bypass_queue: bool,
+    /// A mark for all that is sent (`SO_MARK`, socket(7)), by which rules of nftables know it: on a veiled port
+    /// [`veil::MARK`](crate::veil::MARK) lets frames reach the guest as they are.
+    pub mark: Option<u32>,
 }
 
 impl Options {
     /// A filter, neither locked nor bypassing anything.
     #[must_use]
     pub const fn new(filter: Filter) -> Self {
-        Self { filter, lock_filter: false, bypass_queue: false }
+        Self { filter, lock_filter: false, bypass_queue: false, mark: None }
     }
 }
 
@@ -163,6 +167,9 @@ fn open_here(interface: &str, options: Options) -> Result<OwnedFd, PacketError> 
     }
     if options.bypass_queue {
         sys::bypass_queue(socket.as_fd()).map_err(failed("let a packet socket bypass the queue"))?;
+    }
+    if let Some(mark) = options.mark {
+        setsockopt(&socket, Mark, &mark).map_err(failed("mark what is sent by a packet socket"))?;
     }
     let index = name_to_index(&socket, interface)
         .map_err(|e| error(Errno::from_raw(e.raw_os_error()), "look up the index", interface))?;

@@ -177,8 +177,14 @@ impl World {
         self.serve_with(Responder::new(network.clone(), self.lease_file(), [guest()]))
     }
 
-    pub fn serve_with(&self, mut responder: Responder) -> Server {
-        let port = self.host.socket("p1", Filter::dhcp());
+    pub fn serve_with(&self, responder: Responder) -> Server {
+        self.serve_marked(responder, None)
+    }
+
+    /// The same by frames that bear a mark.
+    pub fn serve_marked(&self, mut responder: Responder, mark: Option<u32>) -> Server {
+        let options = Options { mark, ..Options::new(Filter::dhcp()) };
+        let port = PacketSocket::open(&self.host.namespace(), "p1", options).unwrap();
         let wire = self.host.socket("br0", Filter::addresses());
         let (tell, events) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {

@@ -54,7 +54,7 @@ pub(super) async fn addresses(
         Ok(Err(_)) | Err(_) => wanted.of(&shared.snapshot.borrow().run.heard),
     };
     if heard.is_empty() {
-        return Err(why_none(shared, wanted, within).into());
+        return Err(why_none(shared, wanted, within).await.into());
     }
     Ok(shared.ports().renewed(heard))
 }
@@ -85,7 +85,7 @@ async fn ask_agent(shared: &Rc<Shared>, family: Family) -> Result<Vec<Heard>, Fa
 }
 
 /// Why there is no such address.
-fn why_none(shared: &Shared, wanted: Wanted, within: Duration) -> Failure {
+async fn why_none(shared: &Shared, wanted: Wanted, within: Duration) -> Failure {
     let name = shared.dir.name();
     let run = shared.snapshot.borrow().run.clone();
     let kind = if within.is_zero() { FailureKind::Other } else { FailureKind::Timeout };
@@ -98,5 +98,5 @@ fn why_none(shared: &Shared, wanted: Wanted, within: Duration) -> Failure {
         let why = format!("the guest has no such address; known are {}", others.join(", "));
         return Failure::new(kind, why);
     }
-    shared.why_no_address(wanted.family, kind)
+    shared.why_no_address(wanted.family, kind).await
 }

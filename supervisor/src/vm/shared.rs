@@ -100,9 +100,9 @@ impl Shared {
     }
 
     /// Why the guest has no address of this family, as a failure of this kind.
-    pub(super) fn why_no_address(&self, family: Family, kind: FailureKind) -> Failure {
+    pub(super) async fn why_no_address(&self, family: Family, kind: FailureKind) -> Failure {
         let name = self.dir.name();
-        self.ports().why(family, kind).unwrap_or_else(|| {
+        self.ports().why(family, kind).await.unwrap_or_else(|| {
             Failure::new(kind, format!("the guest of `{name}` has shown no address"))
                 .hint(format!("midge console {name}"))
         })

@@ -18,9 +18,10 @@ use std::rc::Rc;
 use nat::Nat;
 pub use nat::{forget_leases, own_leases, state_dir as own_network_state};
 use netbr::Namespace;
-use netbr::link::Tap;
+use netbr::check::{Cause, Facts, Subject, causes};
+use netbr::link::{Links, Tap};
 use netbr::packet::PacketSocket;
-use netbr::watch::{Asker, Event, TableConfig, Want, Watch, WatchError, Watcher, WatcherConfig};
+use netbr::watch::{Asker, Event, NoAddress, TableConfig, Want, Watch, WatchError, Watcher, WatcherConfig};
 use prepared::Prepared;
 pub(super) use proxy::listen;
 use tokio::sync::broadcast::error::RecvError;
@@ -216,7 +217,7 @@ impl Ports {
     }
 
     /// Why the guest has no address of this family, as far as its ports tell.
-    pub(super) fn why(&self, family: Family, kind: FailureKind) -> Option<Failure> {
+    pub(super) async fn why(&self, family: Family, kind: FailureKind) -> Option<Failure> {
         let port = self.all.first()?;
         let want = match family {
             Family::Any => Want::Any,
@@ -229,14 +230,27 @@ impl Ports {
             return Some(Failure::new(kind, why).hint("`midge net check` tells what watching takes"));
         };
         let why = watch.why(true, want)?;
-        let failure = Failure::new(kind, format!("no address, {}: {why}", why.code()));
-        Some(match why {
-            netbr::watch::NoAddress::NoDhcpAnswer { .. } => {
-                failure.hint(format!("midge net check {}", port.state.bridge))
-            }
-            _ => failure,
-        })
+        let mut failure = Failure::new(kind, format!("no address, {}: {why}", why.code()));
+        let unanswered = matches!(why, NoAddress::NoDhcpAnswer { .. });
+        if !unanswered && !matches!(why, NoAddress::Unreachable { .. }) {
+            return Some(failure);
+        }
+        // What on this host explains it, the most certain first.
+        let bridge = &port.state.bridge;
+        let next = format!("midge net check {bridge}");
+        if let Some(cause) = likely_cause(bridge, unanswered).await {
+            failure.message = format!("{}; {}: {}", failure.message, cause.id, cause.what);
+            return Some(failure.hint(format!("{} (`{next}` has more)", cause.next_step)));
+        }
+        Some(failure.hint(next))
     }
+}
+
+/// What most likely keeps the guests of a bridge from the network.
+async fn likely_cause(bridge: &str, unanswered: bool) -> Option<Cause> {
+    let facts = Facts::collect(&Links::open(&Namespace::current()).ok()?).await.ok()?;
+    let subject = if is_own_network(bridge) { Subject::Nat(bridge) } else { Subject::Bridge(bridge) };
+    causes(&facts, subject, unanswered).into_iter().next()
 }
 
 /// Tells the driver the addresses of a port whenever they change.
