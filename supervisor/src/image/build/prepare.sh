@@ -69,7 +69,7 @@ cat > "$units/systemd-udev-trigger.service.d/midge.conf" <<'END'
 [Service]
 ExecStart=
 ExecStart=-udevadm trigger --action=add --prioritized-subsystem=virtio,virtio-ports,block,net --subsystem-match=virtio --subsystem-match=virtio-ports --subsystem-match=block --subsystem-match=net --subsystem-match=pci --subsystem-match=scsi --subsystem-match=nvme --subsystem-match=usb --subsystem-match=input --subsystem-match=rtc
-ExecStart=-udevadm trigger --action=add --sysname-match=ttyS0 --sysname-match=ttyAMA0 --sysname-match=hvc0 --sysname-match=LNXPWRBN* --sysname-match=PNP0C0C* --sysname-match=LNRO0005* --sysname-match=QEMU0002*
+ExecStart=-udevadm trigger --action=add --sysname-match=ttyS0 --sysname-match=ttyAMA0 --sysname-match=hvc0 --sysname-match=LNXPWRBN* --sysname-match=PNP0C0C* --sysname-match=LNRO0005* --sysname-match=QEMU0001* --sysname-match=QEMU0002*
 END
 
 # Drivers of what every machine of QEMU's has or pretends to have and no guest of midge's uses: loading them is long work for an
