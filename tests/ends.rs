@@ -182,7 +182,8 @@ fn the_kernels_out_of_memory_killer_is_named() {
             .arg(env!("CARGO_BIN_EXE_midge"))
             .args(["start", "web"])
             .env("MIDGE_HOME", sandbox.home())
-            .env("MIDGE_RUN", sandbox.run_dir()),
+            .env("MIDGE_RUN", sandbox.run_dir())
+            .env("MIDGE_NET", "user"),
     );
     assert_eq!(done.code, 0, "{done:?}{}", sandbox.logs());
     // The memory is more than the group has, so it is not kept in a file; the user is told.

@@ -605,7 +605,8 @@ find "$1/home/tmp" -mindepth 1
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
             .arg(&small)
             .arg(env!("CARGO_BIN_EXE_midge"))
-            .env("MIDGE_RUN", sandbox.run_dir()),
+            .env("MIDGE_RUN", sandbox.run_dir())
+            .env("MIDGE_NET", "user"),
     );
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(done.stdout, "code 8\nfirst\nsecond\n", "{done:?}");
@@ -625,7 +626,8 @@ fn a_terminal_that_closes_takes_no_vm_with_it() {
                 "run", "hello", "-n", "web", "-d", "--wait", "-m", "32M", "--accel", "tcg", "-p", &publish,
             ])
             .env("MIDGE_HOME", sandbox.home())
-            .env("MIDGE_RUN", sandbox.run_dir()),
+            .env("MIDGE_RUN", sandbox.run_dir())
+            .env("MIDGE_NET", "user"),
     );
     assert_eq!(done.stdout, "web\n", "{done:?}");
     assert!(http(port, "/").contains("<title>"));

@@ -190,3 +190,40 @@ fn a_restart_by_policy_gets_its_network_again() {
     let state: Value = sandbox.run_state("web").unwrap();
     assert_eq!(state["ports"][0]["bridge"], "midge0");
 }
+
+#[test]
+fn a_guest_can_have_two_interfaces_there_and_many_start_at_once() {
+    let (sandbox, lan) = home_network();
+    sandbox.hello("two", &["--net", "nat", "--net", "nat", "-p", "8080:80"]);
+    let names: Vec<String> = (0..6).map(|n| format!("vm{n}")).collect();
+    for name in &names {
+        sandbox.hello(name, &[]);
+    }
+    let mut started = vec![sandbox.spawn(&["start", "two", "--wait"])];
+    started.extend(names.iter().map(|name| sandbox.spawn(&["start", name, "--wait"])));
+    for start in started {
+        let done = start.wait();
+        assert_eq!(done.code, 0, "{}", done.stderr);
+    }
+    let state: Value = sandbox.run_state("two").unwrap();
+    assert_eq!(
+        (&state["ports"][0]["bridge"], &state["ports"][1]["bridge"]),
+        (&"midge0".into(), &"midge0".into())
+    );
+    for name in names.iter().map(String::as_str).chain(["two"]) {
+        let at = address(&sandbox, name);
+        assert!(lan.host.http(&at, 80).starts_with("HTTP/1.1 200"), "{name} at {at}");
+    }
+    assert!(lan.host.http("127.0.0.1", 8080).starts_with("HTTP/1.1 200"));
+    sandbox.ok(&["rm", "--force", "--all"]);
+    eventually("the network is gone", || !has_network(&lan.host));
+}
+
+#[test]
+fn a_start_that_is_refused_leaves_no_network() {
+    let (sandbox, lan) = home_network();
+    sandbox.hello("lost", &["--net", "nat,ip=192.0.2.1"]);
+    sandbox.fails(2, &["start", "lost"]);
+    assert!(!has_network(&lan.host));
+    assert_eq!(ruleset(&lan.host), "");
+}

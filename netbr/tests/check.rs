@@ -392,7 +392,10 @@ async fn what_is_no_uplink_is_refused() {
     home.links.port_ready(tap.index(), bridge.link.index, false).await.unwrap();
     let facts = home.facts().await;
     let used = Plan::down(&facts, "br0", false).unwrap_err();
-    assert_eq!(used.to_string(), "the bridge br0 is in use by tap0: stop those guests first");
+    assert!(
+        used.to_string().starts_with("the bridge br0 is in use by tap0: stop those guests first"),
+        "{used}"
+    );
     Plan::down(&facts, "br0", true).unwrap();
     assert!(matches!(refused(&facts, "br0", "eth1"), Refusal::Unfinished(_)));
     assert_ne!(other.index, bridge.link.index);
@@ -482,6 +485,8 @@ async fn a_rule_set_that_lets_through_is_no_cause() {
 #[test]
 fn without_privilege_the_firewall_stays_unknown_and_the_rest_is_seen() {
     let host = namespace();
+    // A new namespace takes over what the host has (net.core.devconf_inherit_init_net).
+    sysctl(&host, "ipv4/ip_forward", "0");
     nft(&host, DOCKER);
     let inside = || {
         let nobody = rustix::process::Uid::from_raw(65534);

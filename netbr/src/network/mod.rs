@@ -227,16 +227,15 @@ impl NatNetwork {
     /// Strikes off the users that are no more, and removes the network if nobody is left. Gives the names of those struck off.
     pub async fn sweep(&mut self, lives: impl Fn(&str) -> bool) -> Result<Vec<String>, NatError> {
         let locked = self.store.lock().await?;
-        let gone: Vec<_> = locked.users()?.into_iter().map(|user| user.id).filter(|id| !lives(id)).collect();
-        if gone.is_empty() {
-            // One that was just made sure has no users yet, and is not to be made twice.
-            return Ok(gone);
-        }
-        for id in &gone {
-            locked.remove_user(id)?;
-        }
+        let gone = strike_off(&locked, lives)?;
         self.left(&locked).await?;
         Ok(gone)
+    }
+
+    /// Strikes off the users that are no more, and leaves the rest to the [`NatNetwork::add_user`] that follows: for whoever enters
+    /// himself, so that the network is not removed just to be made again. Gives the names of those struck off.
+    pub async fn make_room(&mut self, lives: impl Fn(&str) -> bool) -> Result<Vec<String>, NatError> {
+        strike_off(&self.store.lock().await?, lives)
     }
 
     /// All about it, as it is now.
@@ -321,6 +320,14 @@ impl NatNetwork {
     fn is_ours(&self, link: &Link) -> bool {
         link.bridge().is_some() && link.mac == Some(self.plan.mac)
     }
+}
+
+fn strike_off(locked: &Locked, lives: impl Fn(&str) -> bool) -> Result<Vec<String>, NatError> {
+    let gone: Vec<_> = locked.users()?.into_iter().map(|user| user.id).filter(|id| !lives(id)).collect();
+    for id in &gone {
+        locked.remove_user(id)?;
+    }
+    Ok(gone)
 }
 
 /// The MAC and the subnet of a network whose files were lost: of a bridge with its name that says in its alias that it is its.

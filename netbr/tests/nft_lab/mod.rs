@@ -37,6 +37,8 @@ impl Net {
         // Addresses are usable at once, as nobody else has them.
         net.write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
         net.write("/proc/sys/net/ipv6/conf/default/router_solicitations", "0");
+        // A new namespace takes over what the host has (net.core.devconf_inherit_init_net).
+        net.write("/proc/sys/net/ipv4/ip_forward", "0");
         net
     }
 

@@ -24,13 +24,13 @@ impl Addresses {
         self.ports.insert(net, heard);
     }
 
-    /// The guest itself told of these, and no others, by its agent or console.
-    pub(super) fn told(&mut self, source: Source, addresses: &[IpAddr], now: jiff::Timestamp) {
+    /// The guest itself told of these, and no others, by its agent or console. `net` is the interface that they are taken to be of.
+    pub(super) fn told(&mut self, source: Source, net: usize, addresses: &[IpAddr], now: jiff::Timestamp) {
         let before = std::mem::take(&mut self.told);
         self.told = addresses
             .iter()
             .map(|address| Heard {
-                net: 0,
+                net,
                 address: *address,
                 source,
                 confirmed: true,
@@ -121,7 +121,7 @@ mod tests {
     fn a_port_hears_what_the_agent_only_tells() {
         let mut known = Addresses::default();
         let now = jiff::Timestamp::now();
-        known.told(Source::Agent, &["192.0.2.7".parse().unwrap(), "10.0.2.15".parse().unwrap()], now);
+        known.told(Source::Agent, 0, &["192.0.2.7".parse().unwrap(), "10.0.2.15".parse().unwrap()], now);
         known.port(1, vec![heard(1, "192.0.2.7", true)]);
         let all = known.heard();
         assert_eq!(
@@ -137,8 +137,8 @@ mod tests {
         known.port(0, vec![]);
         assert_eq!(known.usable(), [] as [IpAddr; 0]);
         let (early, late) = (jiff::Timestamp::UNIX_EPOCH, jiff::Timestamp::now());
-        known.told(Source::Agent, &["10.0.2.15".parse().unwrap()], early);
-        known.told(Source::Agent, &["10.0.2.15".parse().unwrap()], late);
+        known.told(Source::Agent, 0, &["10.0.2.15".parse().unwrap()], early);
+        known.told(Source::Agent, 0, &["10.0.2.15".parse().unwrap()], late);
         assert_eq!((known.heard()[0].since, known.heard()[0].seen), (early, late));
     }
 }

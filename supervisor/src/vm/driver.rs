@@ -141,7 +141,9 @@ impl Driver {
                 let _ = answer.send(refused);
             }
             Input::Sign(Sign::Phase(name)) => self.mark(name),
-            Input::Sign(Sign::Address(address)) => self.told(Source::Console, &[address.into()]),
+            Input::Sign(Sign::Address(address)) => {
+                self.told_by_guest(Source::Console, &[(None, address.into())]);
+            }
             Input::Sign(Sign::Ready) => self.ready(),
             Input::Sign(Sign::RootFailed(reason)) => self.root_failed(reason),
             Input::AgentUp => {
@@ -154,7 +156,7 @@ impl Driver {
                 }
             }
             Input::Addresses(addresses) => {
-                self.told_by_agent(&addresses);
+                self.told_by_guest(Source::Agent, &addresses);
                 // None, after all this time: the guest is as ready as it will be.
                 if std::mem::take(&mut self.awaits_address) {
                     self.ready();
@@ -183,23 +185,25 @@ impl Driver {
     }
 
     fn told(&mut self, source: Source, addresses: &[IpAddr]) {
-        self.addresses.told(source, addresses, jiff::Timestamp::now());
+        let user_net = |net: &crate::spec::Net| matches!(net, crate::spec::Net::User { .. });
+        let net = self.plan.as_ref().and_then(|plan| plan.spec.nets.iter().position(user_net));
+        self.addresses.told(source, net.unwrap_or_default(), addresses, jiff::Timestamp::now());
         self.addresses_changed();
     }
 
-    /// What the agent tells once may not hold for ever. Where the guest's ports are watched, it is asked there whether it has
+    /// What a guest tells once may not hold for ever. Where the guest's ports are watched, it is asked there whether it has
     /// these addresses; those behind QEMU's user-mode network cannot be watched.
-    fn told_by_agent(&mut self, told: &[(Option<Mac>, IpAddr)]) {
+    fn told_by_guest(&mut self, source: Source, told: &[(Option<Mac>, IpAddr)]) {
         let ports = self.shared.ports();
         if ports.is_empty() {
             let addresses: Vec<IpAddr> = told.iter().map(|(_, address)| *address).collect();
-            return self.told(Source::Agent, &addresses);
+            return self.told(source, &addresses);
         }
         let (hidden, open): (Vec<_>, Vec<_>) =
             told.iter().copied().partition(|(_, address)| is_user_mode(*address));
         let hidden: Vec<IpAddr> = hidden.into_iter().map(|(_, address)| address).collect();
         let has_user_net = self.plan.as_ref().is_some_and(|p| crate::machine::user_netdev(&p.spec).is_some());
-        self.told(Source::Agent, if has_user_net { &hidden } else { &[] });
+        self.told(source, if has_user_net { &hidden } else { &[] });
         ports.ask(&open);
     }
 
@@ -329,11 +333,15 @@ impl Driver {
             // Not left in between: the network would go and come, and with it what is under way through it.
             // But it must have let go of its taps and listening ports, which the next run may want.
             before.quiet().await;
+            let networks = before.networks();
             drop(before);
             let planned = match shared.replan() {
                 Ok(plan) => Ports::make(&shared.home, &plan).await.map(|ports| (plan, ports)),
                 Err(failure) => Err(failure),
             };
+            if planned.is_err() {
+                networks.leave().await;
+            }
             let planned = planned.map(|(plan, ports)| {
                 let ports = Rc::new(ports);
                 shared.set_ports(ports.clone());

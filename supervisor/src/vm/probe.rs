@@ -13,6 +13,7 @@ use super::link::{Handle, MONITOR_DEADLINE};
 use super::phase::ConsoleReader;
 use super::shared::Shared;
 use crate::spec::{Kind, Ready};
+use crate::store::Source;
 
 /// The first pause between two attempts at a TCP port, which nothing announces: only trying tells.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -146,7 +147,10 @@ impl Reached {
 pub(super) async fn reach(shared: &Rc<Shared>, handle: &Rc<Handle>, port: u16) -> Result<Reached, Failure> {
     let own = |run: &crate::store::RunState| {
         let port_of = |net| run.ports.iter().any(|port| port.net == net);
-        let heard = |address| run.heard.iter().any(|h| h.address == address && port_of(h.net));
+        // What the guest told of itself may be behind QEMU's user-mode network.
+        let by_port = |source| !matches!(source, Source::Agent | Source::Console);
+        let heard =
+            |address| run.heard.iter().any(|h| h.address == address && port_of(h.net) && by_port(h.source));
         run.addresses.iter().copied().find(|address| heard(*address))
     };
     let known = own(&shared.snapshot.borrow().run);

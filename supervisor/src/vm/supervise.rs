@@ -164,24 +164,36 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     if run.qemu.is_some() && adopted.is_none() {
         return Err(Failure::new(FailureKind::WrongState, format!("`{name}` ended just now")));
     }
-    let known = std::mem::take(&mut run.heard);
+    let known = run.heard.clone();
+    // From here on other commands see that it runs, so none of them clears away what is made for it.
+    dir.write_run_state(&run).map_err(store)?;
     let ports = match adopted {
         Some(_) => Ports::find(home, &plan, &run.ports).await,
-        None => Ports::make(home, &plan).await?,
+        None => Ports::make(home, &plan).await.inspect_err(|_| dir.clear_run())?,
     };
     run.ports = ports.states();
-    run.heard.clone_from(&known);
     let mut notes = std::mem::take(&mut plan.notes);
     notes.extend_from_slice(ports.notes());
     let ports = Rc::new(ports);
     shared.set_ports(ports.clone());
     ports.watch(&shared, &known);
-    dir.write_run_state(&run).map_err(store)?;
-    let sockets = SocketDir::open(dir.run_dir()).map_err(io)?;
-    let listener = sockets.listen("control.sock").map_err(io)?;
-    listener.set_nonblocking(true).map_err(io)?;
-    let backlog = listener.try_clone().map_err(io)?;
-    let listener = tokio::net::UnixListener::from_std(listener).map_err(io)?;
+    let listening = || {
+        dir.write_run_state(&run).map_err(store)?;
+        let sockets = SocketDir::open(dir.run_dir()).map_err(io)?;
+        let listener = sockets.listen("control.sock").map_err(io)?;
+        listener.set_nonblocking(true).map_err(io)?;
+        let backlog = listener.try_clone().map_err(io)?;
+        Ok((tokio::net::UnixListener::from_std(listener).map_err(io)?, backlog))
+    };
+    let (listener, backlog) = match listening() {
+        Ok(listening) => listening,
+        // A QEMU that runs keeps its network; nobody else will use it.
+        Err(failure) if adopted.is_none() => {
+            ports.leave().await;
+            return Err(failure);
+        }
+        Err(failure) => return Err(failure),
+    };
     let driver = Driver::new(shared.clone(), queue, plan, run);
     Ok((Ready { shared, driver, adopted, listener, backlog, notes }, lock))
 }

@@ -10,7 +10,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Failed;
 use crate::cli::{Outcome, describe, output, ssh_key};
 use crate::spec::Net;
-use crate::store::VmDir;
+use crate::store::{Source, VmDir};
 
 /// A running VM that others can reach.
 #[derive(Debug, Serialize)]
@@ -32,7 +32,9 @@ fn hosts(context: &Context) -> Result<Vec<Host>, Failed> {
             continue;
         }
         let heard = |address: &&IpAddr| {
-            run.heard.iter().any(|h| h.address == **address && run.ports.iter().any(|p| p.net == h.net))
+            let by_port = |h: &&crate::store::Heard| !matches!(h.source, Source::Agent | Source::Console);
+            let mut heard = run.heard.iter().filter(by_port);
+            heard.any(|h| h.address == **address && run.ports.iter().any(|p| p.net == h.net))
         };
         let addresses: Vec<IpAddr> = run.addresses.iter().filter(heard).copied().collect();
         if !addresses.is_empty() {
@@ -83,7 +85,10 @@ pub(super) fn ssh_config(context: &Context, _args: &SshConfigArgs) -> Outcome {
     );
     for host in hosts(context)? {
         if let Some(address) = host.addresses.first() {
-            text.push_str(&entry(&home.vm(&host.name), &key, *address));
+            let vm = home.vm(&host.name);
+            // As `midge ssh` logs in.
+            let login = vm.record().ok().and_then(|record| record.spec.user);
+            text.push_str(&entry(&vm, &key, *address, login.as_deref().unwrap_or("root")));
         }
     }
     output::print(|out| out.write_all(text.as_bytes()))?;
@@ -91,8 +96,8 @@ pub(super) fn ssh_config(context: &Context, _args: &SshConfigArgs) -> Outcome {
 }
 
 /// One VM's entry, with the settings of `midge ssh`.
-fn entry(vm: &VmDir, key: &str, address: IpAddr) -> String {
-    let mut text = format!("\nHost {}\n    HostName {address}\n    User root\n", vm.name());
+fn entry(vm: &VmDir, key: &str, address: IpAddr, login: &str) -> String {
+    let mut text = format!("\nHost {}\n    HostName {address}\n    User {login}\n", vm.name());
     for setting in super::ssh::settings(vm, key) {
         // `Key=Value` there, `Key Value` here: ssh_config(5) takes both, people write the latter.
         let _ = writeln!(text, "    {}", setting.replacen('=', " ", 1));
@@ -118,9 +123,10 @@ mod tests {
     #[test]
     fn an_entry_for_openssh() {
         let vm = Home::new("/h".into(), "/r".into()).vm("web");
-        let text = entry(&vm, "/h/ssh/key", "192.0.2.7".parse().unwrap());
+        let text = entry(&vm, "/h/ssh/key", "192.0.2.7".parse().unwrap(), "pi");
         for line in [
             "Host web",
+            "    User pi",
             "    HostName 192.0.2.7",
             "    IdentityFile \"/h/ssh/key\"",
             "    UserKnownHostsFile \"/h/vms/web/known_hosts\"",

@@ -77,6 +77,19 @@ struct Port {
     tasks: RefCell<JoinSet<()>>,
 }
 
+/// The use that a VM makes of midge's own network.
+#[derive(Debug)]
+pub(super) struct Networks(Vec<Rc<Nat>>);
+
+impl Networks {
+    /// Ends it.
+    pub(super) async fn leave(&self) {
+        for nat in &self.0 {
+            nat.leave().await;
+        }
+    }
+}
+
 /// How a port uses midge's own network.
 #[derive(Debug)]
 enum Service {
@@ -111,11 +124,16 @@ impl Ports {
 
     /// Leaves the networks that they were on: for when no guest will use them any more.
     pub(super) async fn leave(&self) {
-        for port in &self.all {
-            if let Some(Service::Own(nat)) = &port.service {
-                nat.leave().await;
-            }
-        }
+        self.networks().leave().await;
+    }
+
+    /// The use that they make of midge's own network, to be ended when the ports themselves are gone.
+    pub(super) fn networks(&self) -> Networks {
+        let own = |port: &Port| match &port.service {
+            Some(Service::Own(nat)) => Some(nat.clone()),
+            _ => None,
+        };
+        Networks(self.all.iter().filter_map(own).collect())
     }
 
     /// Ends what runs for them, so that the next ports can listen where these did.

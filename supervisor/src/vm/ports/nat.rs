@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use netbr::dhcp::lease_file::LeaseFileError;
-use netbr::dhcp::leases::{Refusal, Row};
+use netbr::dhcp::leases::{Choice, Refusal, Row};
 use netbr::dhcp::responder::{Answer, Probe};
 use netbr::dhcp::server::Event;
 use netbr::dhcp::{LeaseFile, Responder, probe};
@@ -26,7 +26,7 @@ use super::NAT;
 use crate::error::chain;
 use crate::setup::{PreparedTap, is_network_user};
 use crate::spec::Forward;
-use crate::store::{Home, Status};
+use crate::store::{Home, Status, StoreError};
 use crate::vm::control::{Failure, FailureKind};
 use crate::vm::driver::Input;
 use crate::vm::history::Happening;
@@ -108,23 +108,53 @@ impl Nat {
         wish: &Wish<'_>,
     ) -> Result<(Rc<Self>, Link, Vec<String>), Failure> {
         let namespace = Namespace::current();
-        let unfit = |e: &dyn std::error::Error| {
-            Failure::new(FailureKind::HostUnfit, chain(e))
-                .hint("`midge net check` looks closer; `--net user` needs no network of midge's")
-        };
         let config = NatConfig { name: NAT.to_owned(), ..NatConfig::default() };
         let mut network =
             NatNetwork::ensure(&namespace, &state_dir(home), &config).await.map_err(|e| unfit(&e))?;
         // Those of VMs whose supervisor and QEMU were killed. Set-ups stay until root takes them away.
-        network
-            .sweep(|id| id == user || is_network_user(id) || lives(home, id))
+        let own = |id: &str| vm_of(id) == vm_of(&user);
+        let struck = network
+            .make_room(|id| own(id) || is_network_user(id) || lives(home, id))
             .await
-            .map_err(|e| unfit(&e))?;
+            .map_err(|e| unfit(&e));
+        let entered = match struck {
+            Ok(_) => Self::enter(home, &mut network, &user, wish).await,
+            Err(failure) => Err(failure),
+        };
+        let (responder, choice, bridge, notes) = match entered {
+            Ok(entered) => entered,
+            Err(failure) => {
+                // Not left behind without a user, if it was made for this one.
+                if let Err(e) = network.remove_user(&user).await {
+                    tracing::error!("cannot leave {NAT}: {}", chain(&e));
+                }
+                return Err(failure);
+            }
+        };
+        let nat = Self {
+            network: Rc::new(Mutex::new(network)),
+            user,
+            mac: wish.mac,
+            forwards: wish.forwards.to_vec(),
+            address: RefCell::new(choice.address),
+            responder: RefCell::new(responder),
+            first: RefCell::new(choice.probe.then_some(Probe { mac: wish.mac, address: choice.address })),
+            asked: RefCell::default(),
+        };
+        Ok((Rc::new(nat), bridge, notes))
+    }
 
+    /// Chooses the guest's address and enters the VM as a user of the network.
+    async fn enter(
+        home: &Home,
+        network: &mut NatNetwork,
+        user: &str,
+        wish: &Wish<'_>,
+    ) -> Result<(Responder, Choice, Link, Vec<String>), Failure> {
         let mut parameters = network.dhcp();
         parameters.names.insert(wish.mac, wish.name.to_owned());
         let file = lease_file(home).map_err(|e| unfit(&e))?;
-        let links = Links::open(&namespace).map_err(|e| unfit(&e))?;
+        let links = Links::open(&Namespace::current()).map_err(|e| unfit(&e))?;
         if let Some(ip) = wish.ip {
             let all = links.list().await.map_err(|e| unfit(&e))?;
             if let Some(tap) = PreparedTap::among(&all).iter().find(|tap| tap.address == Some(ip)) {
@@ -148,22 +178,12 @@ impl Nat {
             Failure::new(kind, chain(&e))
         })?;
         let forwards = forwards(wish.forwards, choice.address);
-        network.add_user(&user, &forwards).await.map_err(|e| unfit(&e))?;
+        network.add_user(user, &forwards).await.map_err(|e| unfit(&e))?;
         let notes = network.obstacles().unwrap_or_default();
         let notes =
             notes.into_iter().map(|o| format!("{o}; this lets guests through: {}", o.remedy())).collect();
         let bridge = links.adopt_bridge(NAT).await.map_err(|e| unfit(&e))?;
-        let nat = Self {
-            network: Rc::new(Mutex::new(network)),
-            user,
-            mac: wish.mac,
-            forwards: wish.forwards.to_vec(),
-            address: RefCell::new(choice.address),
-            responder: RefCell::new(responder),
-            first: RefCell::new(choice.probe.then_some(Probe { mac: wish.mac, address: choice.address })),
-            asked: RefCell::default(),
-        };
-        Ok((Rc::new(nat), bridge.link, notes))
+        Ok((responder, choice, bridge.link, notes))
     }
 
     /// Finds the network that a running VM uses.
@@ -326,15 +346,6 @@ impl Nat {
     }
 }
 
-/// Whether the VM runs that this user of the network stands for.
-fn lives(home: &Home, user: &str) -> bool {
-    let id = user.split_once('.').map_or(user, |(id, _net)| id);
-    let names = home.vm_names().unwrap_or_default();
-    names.iter().map(|name| home.vm(name)).any(|vm| {
-        vm.record().is_ok_and(|record| record.id.to_string() == id) && !matches!(vm.status(), Status::Stopped)
-    })
-}
-
 fn forwards(wanted: &[Forward], guest: Ipv4Addr) -> Vec<network::Forward> {
     let forward = |f: &Forward| network::Forward {
         protocol: Protocol::Tcp,
@@ -344,4 +355,25 @@ fn forwards(wanted: &[Forward], guest: Ipv4Addr) -> Vec<network::Forward> {
         guest_port: f.guest,
     };
     wanted.iter().map(forward).collect()
+}
+
+fn unfit(error: &dyn std::error::Error) -> Failure {
+    Failure::new(FailureKind::HostUnfit, chain(error))
+        .hint("`midge net check` looks closer; `--net user` needs no network of midge's")
+}
+
+/// The id of the VM that a user of the network stands for.
+fn vm_of(user: &str) -> &str {
+    user.split_once('.').map_or(user, |(id, _net)| id)
+}
+
+/// Whether the VM runs that a user of the network stands for. Where that cannot be found out, it does: a network that is taken away
+/// from a running guest does more harm than one that stays.
+fn lives(home: &Home, user: &str) -> bool {
+    let Ok(names) = home.vm_names() else { return true };
+    names.iter().map(|name| home.vm(name)).any(|vm| match vm.record() {
+        Ok(record) => record.id.to_string() == vm_of(user) && !matches!(vm.status(), Status::Stopped),
+        Err(StoreError::NotFound { .. }) => false,
+        Err(_) => !matches!(vm.status(), Status::Stopped),
+    })
 }

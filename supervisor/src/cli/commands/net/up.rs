@@ -71,17 +71,21 @@ pub(super) fn apply(context: &Context, args: &NetApplyArgs) -> Outcome {
     let file = file(context, &args.bridge)?;
     let change = read(&file)?;
     let plan = &change.plan;
-    let done = with_links(|links| async move {
-        if change.up {
-            netbr::check::up(&links, plan, GATEWAY_PATIENCE)
-                .await
-                .map_err(|e| Failed::wrap(ExitKind::HostUnfit, e))
+    let (done, half) = with_links(|links| async move {
+        Ok(if change.up {
+            let done = netbr::check::up(&links, plan, GATEWAY_PATIENCE).await;
+            let half = matches!(done, Err(netbr::check::UpError::Stuck { .. }));
+            (done.map_err(|e| Failed::wrap(ExitKind::HostUnfit, e)), half)
         } else {
-            restore(&links, plan).await.map_err(link_failed)
-        }
-    });
-    // Done, or put back: either way nothing is half done.
-    fs::remove_file(&file).map_err(|e| Failed::io(format!("cannot remove {}", file.display()), e))?;
+            let done = restore(&links, plan).await;
+            let half = done.is_err();
+            (done.map_err(link_failed), half)
+        })
+    })?;
+    if !half {
+        // Done, or put back. Else the next command tries once more to put everything back.
+        fs::remove_file(&file).map_err(|e| Failed::io(format!("cannot remove {}", file.display()), e))?;
+    }
     done.map(|()| 0)
 }
 
@@ -92,6 +96,10 @@ pub(super) fn put_back_what_was_killed(context: &Context) -> Result<(), Failed> 
     for file in entries.flatten().map(|entry| entry.path()).filter(is_change) {
         // Whoever works on it holds its lock.
         let Some(_lock) = Lock::try_take(&file.with_extension("lock"))? else { continue };
+        if !file.exists() {
+            // Its worker has just finished.
+            continue;
+        }
         let change = read(&file)?;
         let plan = &change.plan;
         with_links(|links| async move { restore(&links, plan).await.map_err(link_failed) })?;
@@ -147,8 +155,10 @@ fn work(context: &Context, change: &Change) -> Result<(), Failed> {
         return Ok(());
     }
     let said = said.trim().trim_start_matches("midge: error: ");
-    let first =
-        said.lines().next().unwrap_or("it was killed; the next `midge net` command puts everything back");
+    let first = said
+        .lines()
+        .next()
+        .unwrap_or("it was killed; the next `midge net up` or `down` puts everything back");
     Err(Failed::new(ExitKind::HostUnfit, first))
 }
 
