@@ -23,6 +23,20 @@ pub fn path(user: &str, uid: u32) -> PathBuf {
     Path::new(UNITS).join(name(user, uid))
 }
 
+/// Whether nobody but root can put another program in the place of this one: it, and every folder above it, is root's and writable by
+/// no other; a folder like /tmp, where each may remove only what is his own (the sticky bit, inode(7)), does no harm.
+#[must_use]
+pub fn is_roots_own(program: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(program) = program.canonicalize() else { return false };
+    program.ancestors().all(|path| {
+        path.metadata().is_ok_and(|meta| {
+            let sticky = meta.is_dir() && meta.mode() & 0o1000 != 0;
+            meta.uid() == 0 && (meta.mode() & 0o022 == 0 || sticky)
+        })
+    })
+}
+
 /// Writes the unit and has it started at every boot, as `systemctl enable` does. A systemd that runs reads it at the next boot.
 pub fn write(user: &str, uid: u32, command: &[&str]) -> io::Result<()> {
     let path = path(user, uid);

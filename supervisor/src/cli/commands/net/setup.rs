@@ -124,6 +124,18 @@ fn make(context: &Context, args: &NetSetupArgs, user: &For) -> Outcome {
             }
         }
     }
+    if args.boot {
+        let exe = std::env::current_exe().map_err(|e| Failed::io("cannot find midge's own program", e))?;
+        if !unit::is_roots_own(&exe) {
+            let text = format!(
+                "{} can be replaced by others than root, and is to run as root at every boot",
+                exe.display()
+            );
+            return Err(
+                Failed::new(ExitKind::HostUnfit, text).hint("install midge for all: sudo make install")
+            );
+        }
+    }
     if args.boot && !unit::is_possible() {
         let text = "`--boot` writes a unit for systemd, which does not run here";
         return Err(Failed::new(ExitKind::HostUnfit, text)
