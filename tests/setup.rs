@@ -73,6 +73,32 @@ fn taps(namespace: &Namespace) -> Vec<(String, String)> {
     taps.map(|link| (text(&link["ifname"]), text(&link["ifalias"]))).collect()
 }
 
+/// The lenders that a process has started and that run.
+fn lenders(of: u32) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let parent = format!("PPid:\t{of}\n");
+    pids.filter(|pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.starts_with("Name:\tmidge-port\n") && status.contains(&parent)
+    })
+    .collect()
+}
+
+/// How many of the namespace's packet sockets a process has open.
+fn packet_sockets(namespace: &Namespace, pid: u32) -> usize {
+    let table = namespace.run(&["cat", "/proc/net/packet"]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.lines().next().unwrap().ends_with("Inode"), "{table}");
+    let sockets: Vec<PathBuf> = table
+        .lines()
+        .skip(1)
+        .map(|line| format!("socket:[{}]", line.split_whitespace().next_back().unwrap()).into())
+        .collect();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    open.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|is| sockets.contains(&is))).count()
+}
+
 #[test]
 fn a_user_has_vms_on_a_bridge() {
     let Scene { root, lan, pi } = scene();
@@ -98,6 +124,17 @@ fn a_user_has_vms_on_a_bridge() {
         assert!(status.contains(&format!("Uid:\t{PI}\t{PI}\t{PI}\t{PI}\n")), "{status}");
         assert!(status.contains("CapPrm:\t0000000000000000\n"), "{status}");
     }
+    // Nor a packet socket, which could be bound to any interface: the lender keeps it, has no capability any more, and lets nobody in.
+    let supervisor = pi.process("one", "supervisor").pid;
+    assert_eq!(packet_sockets(&lan.host, supervisor), 0);
+    let [lender] = lenders(supervisor)[..] else { panic!("{:?}", lenders(supervisor)) };
+    assert_eq!(packet_sockets(&lan.host, lender), 1);
+    let status = std::fs::read_to_string(format!("/proc/{lender}/status")).unwrap();
+    for set in ["Inh", "Prm", "Eff", "Amb"] {
+        assert!(status.contains(&format!("Cap{set}:\t0000000000000000\n")), "{status}");
+    }
+    let looked = Sandbox::finish(pi.as_user("ls").arg(format!("/proc/{lender}/fd")));
+    assert!(looked.code != 0 && looked.stderr.contains("Permission denied"), "{looked:?}");
 
     pi.hello("two", &["--net", "bridge=br0"]);
     pi.hello("three", &["--net", "bridge=br0"]);
@@ -173,7 +210,11 @@ fn a_user_has_vms_on_the_own_network() {
     assert_eq!(address(&pi, "two").0, *free);
 
     // The next supervisor, and the next run, know the same address and forward the same ports.
+    let [lender] = lenders(pi.process("one", "supervisor").pid)[..] else { panic!("one lender") };
     pi.kill("one", "supervisor");
+    eventually("its lender ends", || {
+        std::fs::read(format!("/proc/{lender}/cmdline")).unwrap_or_default().is_empty()
+    });
     assert_eq!(address(&pi, "one").0, one);
     assert!(lan.host.http("127.0.0.1", 8080).starts_with("HTTP/1.1 200"));
     pi.ok(&["restart", "one"]);
@@ -213,6 +254,8 @@ fn what_is_prepared_for_one_user_is_of_no_use_to_another() {
     };
     let stranger = lend(&other, &lender(&root), &[&name]);
     assert!(stranger.code == 1 && stranger.stderr.contains("is no tap of the user"), "{stranger:?}");
+    let owner = lend(&pi, &lender(&root), &[&name]);
+    assert!(owner.code == 1 && owner.stderr.contains("SOCK_SEQPACKET"), "{owner:?}");
     for bad in ["lo", "br0", "../x", ""] {
         let refused = lend(&pi, &lender(&root), &[bad]);
         assert!(refused.code == 1 && !refused.stderr.contains("panicked"), "{bad}: {refused:?}");

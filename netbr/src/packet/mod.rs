@@ -29,9 +29,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub use filter::Filter;
-pub use lend::{LendError, borrow, lend};
+pub use lend::{Borrowed, LendError, Relay, borrow, lend};
 
 use crate::ns::{Namespace, NamespaceError};
+use lend::Lender;
 
 /// The longest frame that [`Filter::addresses`] lets pass on an interface of the usual MTU, with room to spare: a buffer
 /// of so many bytes cuts off no DHCP message.
@@ -188,12 +189,39 @@ fn error(errno: Errno, operation: &'static str, interface: &str) -> PacketError 
     }
 }
 
-/// A packet socket bound to one interface, for use on a tokio runtime.
+/// What went wrong with a packet socket bound to the interface of this index; `fd` is any socket of its namespace.
+fn explain(
+    fd: impl AsFd,
+    index: u32,
+    interface: &str,
+    failure: &io::Error,
+    operation: &'static str,
+) -> PacketError {
+    match error(Errno::from_raw(failure.raw_os_error().unwrap_or(0)), operation, interface) {
+        // A deleted interface goes down first, and nothing tells of the second step.
+        PacketError::Down { .. }
+            if matches!(name_of(fd, index, interface), Err(PacketError::Gone { .. })) =>
+        {
+            PacketError::Gone { interface: interface.to_owned() }
+        }
+        other => other,
+    }
+}
+
+/// The name now of the interface of this index, or [`PacketError::Gone`]; `fd` is any socket of its namespace.
+fn name_of(fd: impl AsFd, index: u32, interface: &str) -> Result<String, PacketError> {
+    index_to_name(fd, index)
+        .map_err(|e| error(Errno::from_raw(e.raw_os_error()), "look up the name", interface))
+}
+
+/// A packet socket bound to one interface, or the frames of one that a lender keeps ([`borrow`]), for use on a tokio runtime.
 #[derive(Debug)]
 pub struct PacketSocket {
     fd: AsyncFd<OwnedFd>,
     interface: String,
     index: u32,
+    /// Who has the packet socket, where `fd` is only the way to it. Dropped after `fd`.
+    lender: Option<Lender>,
 }
 
 impl PacketSocket {
@@ -229,7 +257,19 @@ impl PacketSocket {
         let status = OFlag::from_bits_retain(status) | OFlag::O_NONBLOCK;
         fcntl(&fd, FcntlArg::F_SETFL(status)).map_err(|e| io(e.into()))?;
         let fd = sys::register(fd).map_err(io)?;
-        Ok(Self { fd, interface, index })
+        Ok(Self { fd, interface, index, lender: None })
+    }
+
+    /// Takes frames from a lender's packet socket and gives it some to send. Must be called on a tokio runtime with I/O enabled.
+    ///
+    /// All works as with a socket of one's own, but that what was sent has only reached the lender, which drops what the
+    /// interface refuses. When the lender ends, everything fails, with [`PacketError::Gone`] where the interface is gone.
+    pub fn relayed(borrowed: Borrowed) -> Result<Self, PacketError> {
+        let Borrowed { socket, lender, interface, index } = borrowed;
+        match sys::register(socket) {
+            Ok(fd) => Ok(Self { fd, interface, index, lender: Some(lender) }),
+            Err(source) => Err(PacketError::Io { operation: "set up a relay of frames", interface, source }),
+        }
     }
 
     /// The interface's name when the socket was taken over.
@@ -253,7 +293,7 @@ impl PacketSocket {
         loop {
             let ready = self.fd.ready(Interest::READABLE | Interest::ERROR).await;
             let mut guard = ready.map_err(|source| self.io("wait for frames", source))?;
-            match guard.try_io(|fd| receive(fd.get_ref(), buf)) {
+            match guard.try_io(|fd| self.receive(fd.get_ref(), buf)) {
                 Ok(Ok(received)) => return Ok(received),
                 Ok(Err(failure)) => return Err(self.failure(&failure, "receive a frame")),
                 Err(_would_block) => {}
@@ -263,7 +303,7 @@ impl PacketSocket {
 
     /// A frame that is already there, if any.
     pub fn try_recv(&self, buf: &mut [u8]) -> Result<Option<Received>, PacketError> {
-        match self.fd.try_io(Interest::READABLE | Interest::ERROR, |fd| receive(fd, buf)) {
+        match self.fd.try_io(Interest::READABLE | Interest::ERROR, |fd| self.receive(fd, buf)) {
             Ok(received) => Ok(Some(received)),
             Err(none) if none.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(failure) => Err(self.failure(&failure, "receive a frame")),
@@ -272,12 +312,14 @@ impl PacketSocket {
 
     /// Sends a whole Ethernet frame out of the interface, and waits where the socket's buffer is full.
     pub async fn send(&self, frame: &[u8]) -> Result<(), PacketError> {
+        self.may_relay(frame)?;
         let sent = self.fd.async_io(Interest::WRITABLE, |fd| transmit(fd, frame)).await;
         sent.map_err(|failure| self.failure(&failure, "send a frame"))
     }
 
     /// Sends a whole Ethernet frame if there is room now, and says whether there was.
     pub fn try_send(&self, frame: &[u8]) -> Result<bool, PacketError> {
+        self.may_relay(frame)?;
         match self.fd.try_io(Interest::WRITABLE, |fd| transmit(fd, frame)) {
             Ok(()) => Ok(true),
             Err(full) if full.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -295,18 +337,36 @@ impl PacketSocket {
 
     /// The interface's name now, or [`PacketError::Gone`].
     fn current_name(&self) -> Result<String, PacketError> {
-        index_to_name(&self.fd, self.index)
-            .map_err(|e| error(Errno::from_raw(e.raw_os_error()), "look up the name", &self.interface))
+        name_of(&self.fd, self.index, &self.interface)
+    }
+
+    fn receive(&self, fd: &OwnedFd, buf: &mut [u8]) -> io::Result<Received> {
+        if self.lender.is_some() { lend::receive(fd, buf) } else { receive(fd, buf) }
+    }
+
+    /// Refuses what a packet socket would refuse at once, where a lender has it, which answers nothing.
+    fn may_relay(&self, frame: &[u8]) -> Result<(), PacketError> {
+        if self.lender.is_none() {
+            return Ok(());
+        }
+        // An empty message would be the relay's end (recv(2)).
+        if frame.is_empty() {
+            return Err(self.io("send a frame", Errno::EINVAL.into()));
+        }
+        if self.link_state()?.up {
+            Ok(())
+        } else {
+            Err(PacketError::Down { interface: self.interface.clone() })
+        }
     }
 
     fn failure(&self, failure: &io::Error, operation: &'static str) -> PacketError {
-        match error(Errno::from_raw(failure.raw_os_error().unwrap_or(0)), operation, &self.interface) {
-            // A deleted interface goes down first, and nothing tells of the second step.
-            PacketError::Down { .. } if matches!(self.current_name(), Err(PacketError::Gone { .. })) => {
-                PacketError::Gone { interface: self.interface.clone() }
-            }
-            other => other,
+        if self.lender.is_some() && lend::is_end(failure) {
+            let source = io::ErrorKind::UnexpectedEof.into();
+            // The lender ends with the interface.
+            return self.current_name().err().unwrap_or_else(|| self.io("use the relay of frames", source));
         }
+        explain(&self.fd, self.index, &self.interface, failure, operation)
     }
 
     fn io(&self, operation: &'static str, source: io::Error) -> PacketError {
@@ -336,9 +396,10 @@ fn receive(fd: &OwnedFd, buf: &mut [u8]) -> io::Result<Received> {
     Ok(Received { len: message.bytes.min(room), frame_len: message.bytes, direction })
 }
 
+/// Sends one message without waiting.
 fn transmit(fd: &OwnedFd, frame: &[u8]) -> io::Result<()> {
     loop {
-        match send(fd.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT) {
+        match send(fd.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
             Err(Errno::EINTR) => {}
             other => return other.map(drop).map_err(io::Error::from),
         }

@@ -5,11 +5,10 @@
 //! checks by itself that the caller owns the interface ([`netbr::packet::lend`]). The C library and the loader do the same, as the
 //! kernel tells them that this program has more rights than its caller (`AT_SECURE`, getauxval(3)), and no other process of the
 //! caller's may trace it or read its memory (ptrace(2)). It has no other capability than that of its file: the kernel takes ambient
-//! ones away (capabilities(7), "Transformation of capabilities during execve()").
+//! ones away (capabilities(7), "Transformation of capabilities during execve()"), and that one is gone once the socket is open.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use crate::error::chain;
@@ -41,7 +40,7 @@ pub(super) fn main_if_lender() -> Option<ExitCode> {
     })
 }
 
-/// Lends a socket on the interface that the one argument names, over standard input.
+/// Passes frames on between the interface that the one argument names and standard input, until that is closed.
 fn lend() -> Result<(), String> {
     let mut arguments = std::env::args_os().skip(1);
     let (Some(interface), None) =
@@ -52,7 +51,9 @@ fn lend() -> Result<(), String> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|e| e.to_string())?;
-    runtime.block_on(netbr::packet::lend(&interface, &UnixStream::from(stdin))).map_err(|e| chain(&e))
+    let relay = runtime.block_on(netbr::packet::lend(&interface, stdin)).map_err(|e| chain(&e))?;
+    drop(runtime);
+    relay.run().map_err(|e| chain(&e))
 }
 
 /// Whether the kernel gave this process rights that come from its file (`AT_SECURE`, getauxval(3)). Not by /proc, which a caller

@@ -1,4 +1,4 @@
-//! The program that lends sockets to watch ports by: midge itself under another name, with one file capability.
+//! The program that lends what ports are watched by, the frames of a packet socket that it keeps: midge itself under another name, with one file capability.
 //!
 //! Installed it is `root:root`, mode 0755, and has `cap_net_raw=ep` in its extended attribute (capabilities(7), "File capabilities").
 //! Whoever runs it under this name gets nothing but [`netbr::packet::lend`]; see `cli::lend`.

@@ -1,5 +1,5 @@
 //! What root prepares for a user with `midge net setup`, so that the user's VMs on bridges and on midge's own network need no
-//! privilege: taps that the user owns, and one small program that lends the sockets to watch them by.
+//! privilege: taps that the user owns, and one small program that passes on the frames to watch them by.
 //!
 //! All that must be known of a prepared tap is written at the tap itself, in the kernel, where everybody reads it: it lasts
 //! exactly as long as the tap does.
@@ -7,7 +7,7 @@
 //! | file | is |
 //! |---|---|
 //! | `mod` | a prepared tap: its name, its alias, its address; which one a VM takes |
-//! | [`lender`] | the program that lends sockets, installed with its one capability |
+//! | [`lender`] | the program that passes frames on, installed with its one capability |
 //! | [`mod@unit`] | the unit for systemd that prepares everything anew at every boot |
 
 pub mod lender;

@@ -242,13 +242,13 @@ fn warn<T>(Deaf(why): Deaf) -> Option<T> {
     None
 }
 
-/// Has the lender open the socket that this process may not open.
+/// Has the lender open the socket that this process may not open, and pass its frames on.
 async fn borrow_socket(tap: &str) -> Result<PacketSocket, Deaf> {
     let name = tap.to_owned();
     // It starts a program and waits for it.
     let borrowed = tokio::task::spawn_blocking(move || borrow(&lender::path(), &name)).await;
-    let socket = borrowed.map_err(|e| Deaf(e.to_string()))?.map_err(|e| Deaf(chain(&e)))?;
-    PacketSocket::from_fd(socket).map_err(|e| Deaf(chain(&e)))
+    let borrowed = borrowed.map_err(|e| Deaf(e.to_string()))?.map_err(|e| Deaf(chain(&e)))?;
+    PacketSocket::relayed(borrowed).map_err(|e| Deaf(chain(&e)))
 }
 
 fn port(state: PortState, mac: Mac, tap: Option<Tap>, ear: Option<Ear>, service: Option<Service>) -> Port {
