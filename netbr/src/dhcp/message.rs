@@ -161,7 +161,8 @@ impl Message {
         if packet.hardware_type() != ArpHardware::Ethernet || packet.hardware_len() != 6 {
             return Err(Unreadable::HardwareAddress);
         }
-        let chaddr = single(packet.client_hardware_address().0).ok_or(Unreadable::HardwareAddress)?;
+        let chaddr =
+            Mac::try_from(packet.client_hardware_address().0).map_err(|_| Unreadable::HardwareAddress)?;
         // The lent fields are cut out here as smoltcp would take them for text.
         let options = Options::parse(&bytes[OPTIONS..], &bytes[FILE], &bytes[SNAME])?;
         Ok(Self {
@@ -365,11 +366,6 @@ impl Side {
             Self::Client => Self::Server,
         }
     }
-}
-
-/// The six bytes as the address of a single interface.
-pub(super) fn single(bytes: [u8; 6]) -> Option<Mac> {
-    bytes.map(|byte| format!("{byte:02x}")).join(":").parse().ok()
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use smoltcp::wire::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::message::single;
 use crate::Mac;
 use crate::packet::{FRAME_ROOM, PacketError, PacketSocket};
 
@@ -56,7 +55,7 @@ pub fn claim(frame: &[u8], address: Ipv4Addr) -> Option<Mac> {
     let probes = operation == ArpOperation::Request
         && source_protocol_addr.is_unspecified()
         && target_protocol_addr == address;
-    (source_protocol_addr == address || probes).then(|| single(source_hardware_addr.0)).flatten()
+    (source_protocol_addr == address || probes).then(|| Mac::try_from(source_hardware_addr.0).ok()).flatten()
 }
 
 /// The time that an answer gets, by default: guests on one bridge answer within a millisecond or, emulated, within some tens.

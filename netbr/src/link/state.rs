@@ -219,8 +219,7 @@ fn tap(data: &[InfoTun]) -> Option<TapState> {
 
 /// An address of six bytes that is a unicast one.
 fn mac(bytes: &[u8]) -> Option<Mac> {
-    let bytes: [u8; 6] = bytes.try_into().ok()?;
-    bytes.map(|byte| format!("{byte:02x}")).join(":").parse().ok()
+    <[u8; 6]>::try_from(bytes).ok()?.try_into().ok()
 }
 
 impl fmt::Display for LinkKind {

@@ -199,8 +199,8 @@ fn index_of(name: &str) -> io::Result<u32> {
 }
 
 fn own_mac(guest: Mac) -> Mac {
-    let [_, rest @ ..] = guest.bytes();
-    let text = rest.iter().fold(String::from("fe"), |text, byte| format!("{text}:{byte:02x}"));
+    let mut bytes = guest.bytes();
+    bytes[0] = 0xfe;
     // `fe` makes it a unicast address whatever follows.
-    text.parse().unwrap_or(guest)
+    Mac::try_from(bytes).unwrap_or(guest)
 }

@@ -6,7 +6,6 @@
 //! | [`Table`] | the guest's addresses: frames and times in, changes and questions out; pure |
 //! | [`Watcher`], [`Watch`] | a table kept up to date from a packet socket, and the view of it |
 
-mod carrier;
 pub mod frame;
 mod question;
 mod table;
@@ -14,7 +13,6 @@ mod table;
 mod testing;
 mod watcher;
 
-pub use carrier::SubscribeError;
 pub use question::Asker;
 pub use table::{
     Address, AskError, CAPACITY, Clocks, Event, LikelyCause, LostWhy, MOST_ASKED, NoAddress, Output, Port,

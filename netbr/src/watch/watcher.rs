@@ -9,10 +9,10 @@ use std::time::Instant;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::sleep_until;
 
-use super::carrier::{LinkNews, SubscribeError};
 use super::table::{
     Address, AskError, Clocks, Event, MOST_ASKED, NoAddress, Output, Port, Saved, Table, TableConfig, Want,
 };
+use crate::link::{LinkError, LinkEvents};
 use crate::ns::Namespace;
 use crate::packet::{Direction, FRAME_ROOM, PacketError, PacketSocket};
 
@@ -83,7 +83,7 @@ pub enum WatchError {
         interface: String,
         /// The reason.
         #[source]
-        source: SubscribeError,
+        source: LinkError,
     },
 }
 
@@ -261,7 +261,7 @@ impl<H: FrameHook> Watcher<H> {
         loop {
             match sent {
                 Err(PacketError::Down { .. }) if down.is_none() => {
-                    let news = LinkNews::subscribe(&self.namespace).map_err(|e| self.no_news(e))?;
+                    let news = LinkEvents::open(&self.namespace).map_err(|e| self.no_news(e))?;
                     // It may have come up, or gone, before there was anybody to listen.
                     if self.link_is_up()? {
                         sent = self.recheck();
@@ -286,8 +286,8 @@ impl<H: FrameHook> Watcher<H> {
                     None => return Ok(()),
                     Some(wish) => self.fulfil(wish),
                 },
-                news = next(down.as_ref()) => {
-                    news.map_err(|e| self.no_news(e.into()))?;
+                news = next(down.as_mut()) => {
+                    news.map_err(|e| self.no_news(e))?;
                     if self.link_is_up()? {
                         down = None;
                         self.recheck()
@@ -380,7 +380,7 @@ impl<H: FrameHook> Watcher<H> {
         }
     }
 
-    fn no_news(&self, source: SubscribeError) -> WatchError {
+    fn no_news(&self, source: LinkError) -> WatchError {
         WatchError::News { interface: self.shared.socket.interface().to_owned(), source }
     }
 }
@@ -397,9 +397,10 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-async fn next(news: Option<&LinkNews>) -> io::Result<()> {
+/// Waits for news of any link; what they are is for the listener to find out.
+async fn next(news: Option<&mut LinkEvents>) -> Result<(), LinkError> {
     match news {
-        Some(news) => news.next().await,
+        Some(news) => news.next().await.map(drop),
         None => std::future::pending().await,
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::message::{Datagram, single};
+use super::super::message::Datagram;
 use super::super::options::{Options, code};
 use super::super::subnet::{Route, Subnet};
 use super::super::unix_seconds;
@@ -72,7 +72,7 @@ impl Lease {
             address,
             prefix: u8::try_from(mask.leading_ones()).unwrap_or(32),
             server: options.address(code::SERVER_IDENTIFIER)?,
-            server_mac: single(*ether_source)?,
+            server_mac: Mac::try_from(*ether_source).ok()?,
             routers: options.addresses(code::ROUTER),
             routes: classless_routes(options),
             dns: options.addresses(code::DNS),

@@ -44,6 +44,20 @@ pub struct Address {
 }
 
 impl Address {
+    /// One that is heard of for the first time, without a lease and not confirmed.
+    pub(super) const fn new(now: Instant, address: IpAddr, mac: Mac, source: Source) -> Self {
+        Self {
+            address,
+            mac,
+            source,
+            first_seen: now,
+            last_seen: now,
+            confirmed: false,
+            lease_end: None,
+            server: None,
+        }
+    }
+
     /// Whether it means nothing beyond the link: 169.254/16 and fe80::/10.
     #[must_use]
     pub const fn is_link_local(&self) -> bool {

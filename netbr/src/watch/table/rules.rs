@@ -108,16 +108,7 @@ impl Table {
         }
         let Some(at) = self.find(address) else {
             let trusted = self.entries.iter().filter(|entry| entry.held()).count() < TRUSTED;
-            let known = Address {
-                address,
-                mac,
-                source,
-                first_seen: now,
-                last_seen: now,
-                confirmed: trusted,
-                lease_end: None,
-                server: None,
-            };
+            let known = Address { confirmed: trusted, ..Address::new(now, address, mac, source) };
             let mut entry = Entry::new(known, Standing::Held);
             if !trusted {
                 entry.distrusted = true;
@@ -182,16 +173,7 @@ impl Table {
             entry.known.last_seen = now;
             return;
         }
-        let known = Address {
-            address,
-            mac,
-            source,
-            first_seen: now,
-            last_seen: now,
-            confirmed: false,
-            lease_end: None,
-            server: None,
-        };
+        let known = Address::new(now, address, mac, source);
         let mut entry = Entry::new(known, Standing::Tentative { until });
         entry.plan = plan;
         self.insert(entry, out);
@@ -320,16 +302,7 @@ impl Table {
         self.forget_dispute(address);
         let plan = self.plan(now, true, address);
         let Some(at) = self.find(address) else {
-            let known = Address {
-                address,
-                mac,
-                source,
-                first_seen: now,
-                last_seen: now,
-                confirmed: false,
-                lease_end,
-                server,
-            };
+            let known = Address { lease_end, server, ..Address::new(now, address, mac, source) };
             let mut entry = Entry::new(known, Standing::Held);
             entry.plan = Some(plan);
             self.insert(entry, out);
