@@ -277,13 +277,19 @@ impl Manifest {
     /// One of an image made now, of which nothing else is known.
     pub(super) fn new(name: &ImageName, kind: Kind, arch: Arch, source: String) -> Self {
         let now = jiff::Timestamp::now();
+        let created = now.round(jiff::Unit::Second).unwrap_or(now).to_string();
+        Self::bare(name.to_string(), kind, arch, created, source)
+    }
+
+    /// One of which nothing else is known.
+    pub(super) fn bare(name: String, kind: Kind, arch: Arch, created: String, source: String) -> Self {
         Self {
             schema: MANIFEST_SCHEMA,
-            name: name.to_string(),
+            name,
             digest: String::new(),
             kind,
             arch,
-            created: now.round(jiff::Unit::Second).unwrap_or(now).to_string(),
+            created,
             disk: None,
             kernel: None,
             initrd: None,

@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::error::{ImageError, io_error};
 use super::manifest::Sealed;
-use super::{Draft, Image, ImageName, MANIFEST_SCHEMA, Manifest, Part, digest};
+use super::{Draft, Image, ImageName, Manifest, Part, digest};
 use crate::spec::{Arch, Kind};
 use crate::store::scratch::{self, Scratch};
 
@@ -283,26 +283,12 @@ impl Embedded {
         let sha256 = digest::of_bytes(self.kernel);
         let part =
             Part { file: format!("kernel-{}", &sha256[..16]).into(), size: self.kernel.len() as u64, sha256 };
+        let (name, source) = (self.name.to_owned(), self.source.to_owned());
         Manifest {
-            schema: MANIFEST_SCHEMA,
-            name: self.name.to_owned(),
             digest: digest::of_parts([None, Some(&part), None]),
-            kind: self.kind,
-            arch: self.arch,
-            created: program_date(),
-            disk: None,
             kernel: Some(part),
-            initrd: None,
-            append: String::new(),
-            agent: false,
-            ssh: false,
-            systemd: None,
-            cloud_init: false,
-            os: None,
-            firmware: None,
             ready: self.ready.map(ToOwned::to_owned),
-            source: self.source.to_owned(),
-            origin: None,
+            ..Manifest::bare(name, self.kind, self.arch, program_date(), source)
         }
     }
 }

@@ -180,8 +180,7 @@ impl Nat {
         let forwards = forwards(wish.forwards, choice.address);
         network.add_user(user, &forwards).await.map_err(|e| unfit(&e))?;
         let notes = network.obstacles().unwrap_or_default();
-        let notes =
-            notes.into_iter().map(|o| format!("{o}; this lets guests through: {}", o.remedy())).collect();
+        let notes = notes.iter().map(ToString::to_string).collect();
         let bridge = links.adopt_bridge(NAT).await.map_err(|e| unfit(&e))?;
         Ok((responder, choice, bridge.link, notes))
     }

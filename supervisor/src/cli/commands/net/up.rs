@@ -17,7 +17,7 @@ use crate::cli::args::{NetApplyArgs, NetDownArgs, NetUpArgs, Recipe};
 use crate::cli::context::Context;
 use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::{Outcome, output};
-use crate::store::Lock;
+use crate::store::{Lock, write_whole};
 
 /// A change that has begun.
 #[derive(Debug, Serialize, Deserialize)]
@@ -135,10 +135,7 @@ fn work(context: &Context, change: &Change) -> Result<(), Failed> {
         return Err(Failed::new(ExitKind::WrongState, text));
     };
     let text = serde_json::to_vec_pretty(change).map_err(|e| Failed::wrap(ExitKind::Other, e))?;
-    let draft = file.with_extension("draft");
-    fs::write(&draft, text)
-        .and_then(|()| fs::rename(&draft, &file))
-        .map_err(|e| Failed::io(format!("cannot write {}", file.display()), e))?;
+    write_whole(&file, &text, false)?;
     let exe = std::env::current_exe().map_err(|e| Failed::io("cannot find midge's own program", e))?;
     let mut worker = Command::new(exe);
     worker.args(["net", "apply", bridge]).stdout(Stdio::null()).stderr(Stdio::piped());
