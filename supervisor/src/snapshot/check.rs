@@ -5,8 +5,9 @@ use std::fmt;
 use serde::Serialize;
 
 use super::manifest::{Machine, Manifest};
-use crate::host::{QemuFacts, qemu};
+use crate::host::{self, HostFacts, HostRoot, KvmState, QemuFacts, qemu};
 use crate::machine::{self, Difference, ResolvedAccel};
+use crate::spec::Arch;
 
 /// What is known of the host that is to run a snapshot.
 #[derive(Debug, Clone)]
@@ -21,6 +22,31 @@ pub struct HostView {
     pub features: Vec<String>,
     /// The size of the pages in bytes.
     pub page_size: u64,
+}
+
+impl HostView {
+    /// This host with this QEMU.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn of_this_host(qemu: QemuFacts) -> std::io::Result<Self> {
+        let root = HostRoot::system();
+        let facts = HostFacts::of(&root)?;
+        let cpuinfo = root.read("proc/cpuinfo").unwrap_or_default();
+        // x86 calls them `flags`, Arm `Features` (arch/*/kernel/cpuinfo.c, setup.c).
+        let features = cpuinfo.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            matches!(key.trim(), "flags" | "Features").then(|| value.split_whitespace())
+        });
+        let usable = !matches!(host::kvm::state(), KvmState::Absent { .. });
+        Ok(Self {
+            kvm: usable && qemu.arch == Arch::host(),
+            qemu,
+            cpu: facts.cpu,
+            features: features.into_iter().flatten().map(str::to_owned).collect(),
+            page_size: super::ram::page_size() as u64,
+        })
+    }
 }
 
 /// One thing that the host lacks.

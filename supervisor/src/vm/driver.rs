@@ -17,13 +17,13 @@ use super::control::Failure;
 use super::history::{Happening, History};
 use super::link::{Adopted, Link};
 use super::phase::{Phase, PhaseName, Sign};
-use super::plan::Plan;
+use super::plan::{Plan, Restored};
 use super::ports::Ports;
 use super::shared::{Shared, Snapshot};
 use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
 use crate::host::proc::ProcessId;
 use crate::spec::{Mac, Ready};
-use crate::store::{Heard, LastRun, RunState, SCHEMA, Source};
+use crate::store::{Heard, LastRun, RamBase, RunState, SCHEMA, Source};
 
 /// Something for the driver.
 #[derive(Debug)]
@@ -42,6 +42,12 @@ pub(super) enum Input {
     Heard(usize, Vec<Heard>),
     /// The run that follows the one before is prepared, or cannot be.
     Planned(Box<Result<Plan, Failure>>),
+    /// The VM is being saved, or is not any more.
+    Saving(bool),
+    /// This QEMU may take the guest over; none when the question is settled. Answered when that is noted.
+    Successor(Option<ProcessId>, oneshot::Sender<()>),
+    /// The guest has gone over to this QEMU; the link to the one before is wanted back.
+    WentOver(Box<Link>, RamBase, oneshot::Sender<Option<Link>>),
     /// For the history alone.
     Happened(Happening),
 }
@@ -83,7 +89,9 @@ impl Driver {
             hears: Policy::kind_hears(plan.spec.kind),
             shows_ready: plan.ready.is_some(),
             reset_ends: plan.spec.on_reset == crate::spec::OnReset::Stop,
+            restores: plan.restore.is_some(),
         };
+        shared.set_kind(plan.kind);
         let history = History::open(&shared.dir.events_log());
         Self {
             shared,
@@ -125,6 +133,7 @@ impl Driver {
             Input::Event(event) => {
                 match &event {
                     Event::MonitorUp => self.mark(PhaseName::Monitor),
+                    Event::Loaded => self.mark(PhaseName::Loaded),
                     Event::Resumed => {
                         self.mark(PhaseName::Resumed);
                         if self.plan.as_ref().is_some_and(|p| p.ready.is_none()) {
@@ -167,6 +176,22 @@ impl Driver {
                 self.addresses_changed();
             }
             Input::Planned(planned) => self.spawn(*planned),
+            Input::Saving(saving) => self.run.saving = saving,
+            Input::Successor(successor, noted) => {
+                self.run.successor = successor;
+                self.publish(None);
+                let _ = noted.send(());
+            }
+            Input::WentOver(link, base, before) => {
+                self.run.qemu = link.process_id().cloned();
+                self.run.successor = None;
+                self.run.base = Some(base);
+                self.shared.set_link(Some(link.handle()));
+                let _ = before.send(self.link.replace(*link));
+                if let Err(e) = self.shared.dir.write_run_mark(&self.run) {
+                    tracing::error!("cannot note that the VM runs: {e}");
+                }
+            }
             Input::Happened(what) => {
                 if let Happening::DiskNotGrown { disk, reason } = &what {
                     self.notes.push(format!(
@@ -282,6 +307,12 @@ impl Driver {
                     link.command(&action);
                 }
             }
+            Action::Load => {
+                let restore = self.plan.as_ref().and_then(|plan| plan.restore.as_ref());
+                if let (Some(link), Some(restore)) = (&self.link, restore) {
+                    link.load(&self.shared, restore);
+                }
+            }
             Action::KillQemu => {
                 if let Some(link) = &self.link {
                     link.kill();
@@ -391,6 +422,7 @@ impl Driver {
             self.run.accel = Some(plan.accel);
             self.run.qemu_version = Some(plan.qemu.version_line.clone());
             self.run.ram_file = plan.ram_file().map(ToOwned::to_owned);
+            self.run.base = plan.restore.as_ref().map(Restored::base);
             // Before the RAM file is made, so that whoever finds us killed knows of it.
             self.publish(None);
             let link = Link::launch(&self.shared, &plan, &self.shared.ports());
@@ -424,6 +456,9 @@ impl Driver {
             self.spawned_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         }
         let ready = self.run.phases.iter().any(|p| p.name == PhaseName::Ready);
+        // It stood still for the sake of a save that was cut short.
+        let interrupted =
+            std::mem::take(&mut self.run.saving) && matches!(self.run.state, State::Booting | State::Running);
         if let Some(ProcessId { pid, .. }) = self.run.qemu {
             self.history.add(Happening::Adopted { pid });
         }
@@ -435,6 +470,9 @@ impl Driver {
         self.shared.set_link(Some(link.handle()));
         self.link = Some(link);
         self.feed(Event::Adopt { running, status, ready });
+        if interrupted && matches!(self.machine.state(), State::Paused { .. }) {
+            let _ = self.feed_ask(Ask::Resume);
+        }
         self.publish(None);
     }
 

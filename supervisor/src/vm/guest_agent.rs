@@ -148,6 +148,27 @@ impl AgentPort {
         let _ = self.far_end.subscribe().wait_for(|far_end| *far_end == FarEnd::Agent).await;
     }
 
+    /// Has the guest write its file systems out and keep them still, where there is an agent that can; answers whether they are.
+    pub(super) async fn freeze(&self) -> bool {
+        let Some(agent) = self.answering() else { return false };
+        match agent.execute_raw("guest-fsfreeze-freeze", serde_json::json!({}), AGENT_DEADLINE).await {
+            Ok(_) => true,
+            Err(e) => {
+                tracing::warn!("the guest's file systems are saved as after a power cut: {e}");
+                false
+            }
+        }
+    }
+
+    /// Ends what [`Self::freeze`] began.
+    pub(super) async fn thaw(&self) {
+        let Some(agent) = self.answering() else { return };
+        if let Err(e) = agent.execute_raw("guest-fsfreeze-thaw", serde_json::json!({}), AGENT_DEADLINE).await
+        {
+            tracing::error!("the guest's file systems stand still, and cannot be woken: {e}");
+        }
+    }
+
     /// Asks the agent to power the guest off. Answers whether it took note.
     pub(super) async fn shut_down(&self) -> bool {
         // One that is just being greeted is worth the wait: a guest that still boots does not hear its power button.

@@ -2,6 +2,7 @@
 //! process of the VM's own.
 
 mod addresses;
+mod begin;
 mod console;
 pub mod control;
 mod driver;
@@ -19,12 +20,14 @@ mod ports;
 mod probe;
 mod qemu;
 mod requests;
+mod save;
 mod shared;
 mod sockets;
 pub mod state;
 mod stats;
 mod supervise;
 
+pub use begin::{Begin, Identity, Restore, Unconfirmed};
 pub use end::{AskedBy, Cause, End};
 pub use grow::SCRIPT as GROW_SCRIPT;
 pub use history::{Entry, Happening};
@@ -32,5 +35,6 @@ pub use launch::{LaunchError, Started, close_unfinished, connect, refuse_nameles
 pub use phase::{ConsoleReader, Phase, PhaseName, Sign, default_ready};
 pub use plan::plan_command_line;
 pub use ports::{forget_leases, is_own_network, own_leases, own_network, own_network_state};
+pub use save::{How, Saved};
 pub use state::{PauseReason, State};
 pub use supervise::supervise;

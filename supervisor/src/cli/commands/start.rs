@@ -15,7 +15,7 @@ use crate::cli::table::Table;
 use crate::cli::{Outcome, output};
 use crate::store::VmDir;
 use crate::vm::control::{Client, Until};
-use crate::vm::{self, Phase, PhaseName};
+use crate::vm::{self, Begin, Phase, PhaseName};
 
 /// `midge start`.
 pub(super) fn start(context: &Context, args: &StartArgs) -> Outcome {
@@ -129,7 +129,7 @@ pub(super) fn begin(
     show: Show<'_>,
 ) -> Result<(Client, bool, Followed), Failed> {
     let mut evidence = Evidence::of_next_run(vm);
-    let started = vm::start(context.home()?, vm)?;
+    let started = vm::start(context.home()?, vm, &Begin::Boot)?;
     if started.already {
         evidence = Evidence::of_this_run(vm);
     }
