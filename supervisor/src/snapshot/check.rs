@@ -5,8 +5,11 @@ use std::fmt;
 use serde::Serialize;
 
 use super::manifest::{Machine, Manifest};
-use crate::host::{QemuFacts, qemu};
+use super::ram;
+use crate::host::qemu::QemuError;
+use crate::host::{self, Cpu, HostRoot, KvmState, QemuFacts, qemu};
 use crate::machine::{self, Difference, ResolvedAccel};
+use crate::spec::Arch;
 
 /// What is known of the host that is to run a snapshot.
 #[derive(Debug, Clone)]
@@ -21,6 +24,27 @@ pub struct HostView {
     pub features: Vec<String>,
     /// The size of the pages in bytes.
     pub page_size: u64,
+}
+
+impl HostView {
+    /// Looks at this host, for guests of this instruction set. QEMU and KVM are probed once and remembered (see [`qemu::facts`] and
+    /// [`host::kvm::state`]): the next look takes about a millisecond.
+    ///
+    /// # Errors
+    /// When there is no QEMU for such guests.
+    pub fn of_this_host(arch: Arch) -> Result<Self, QemuError> {
+        let qemu = qemu::facts(arch)?;
+        // Without /proc the CPU is an unknown one without features.
+        let cpu = Cpu::of(&HostRoot::system()).unwrap_or_default();
+        Ok(Self {
+            qemu,
+            // Where it only emulates, a guest that was saved there goes on.
+            kvm: arch == Arch::host() && !matches!(host::kvm::state(), KvmState::Absent { .. }),
+            cpu: cpu.model,
+            features: cpu.features,
+            page_size: ram::page_size() as u64,
+        })
+    }
 }
 
 /// One thing that the host lacks.
