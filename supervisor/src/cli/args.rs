@@ -2,6 +2,7 @@
 
 mod image;
 mod net;
+mod snapshot;
 mod spec;
 mod values;
 mod verbs;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, ValueEnum};
 
 pub(super) use image::*;
 pub(super) use net::*;
+pub(super) use snapshot::*;
 pub(super) use spec::{SetFlags, SpecFlags};
 pub(super) use values::{Place, WaitFor};
 pub(super) use verbs::*;

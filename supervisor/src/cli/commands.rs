@@ -20,6 +20,7 @@ mod pages;
 mod rm;
 mod run;
 mod set;
+mod snapshot;
 mod ssh;
 mod start;
 mod stats;
@@ -59,6 +60,7 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Exec(args) => exec::exec(context, args),
         Verb::Cp(args) => cp::cp(context, &args),
         Verb::Console(args) => console::console(context, &args.name),
+        Verb::Snapshot(verb) => snapshot::snapshot(context, &verb),
         Verb::Image(verb) => image::image(context, &verb),
         Verb::Net(verb) => net::net(context, &verb),
         Verb::Doctor(args) => doctor::doctor(context, args.output),

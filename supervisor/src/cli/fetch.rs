@@ -1,20 +1,14 @@
 //! Images from elsewhere: `image pull` and `image import`, with what they say while they work and how they fail.
 
-use std::time::{Duration, Instant};
-
-use indicatif::{ProgressBar, ProgressStyle};
-
 use super::args::{ImageImportArgs, ImagePullArgs};
 use super::context::Context;
 use super::exit::{ExitKind, Failed, io_kind};
 use super::output::Voice;
+use super::progress::Transfer;
 use super::{images, units};
 use crate::image::import::{self, ImportError, ImportRequest};
 use crate::image::pull::{self, HttpError, PullError, PullProgress, PullRequest};
 use crate::image::{Image, ImageError, ImageName};
-
-/// How often a download says where it is when nobody watches a bar.
-const EVERY: Duration = Duration::from_secs(10);
 
 /// Downloads an image.
 pub(super) fn pull(context: &Context, args: &ImagePullArgs) -> Result<Image, Failed> {
@@ -81,17 +75,15 @@ fn tell(context: &Context, image: &Image) {
     }
 }
 
-/// How far a pull is: a bar on a terminal, else a line now and then.
+/// How far a pull is.
 struct Shown {
     voice: Voice,
-    bar: Option<ProgressBar>,
-    begun: Option<(Instant, u64)>,
-    said: Option<Instant>,
+    transfer: Transfer,
 }
 
 impl Shown {
     fn new(voice: Voice) -> Self {
-        Self { voice, bar: None, begun: None, said: None }
+        Self { voice, transfer: Transfer::new(voice) }
     }
 
     fn show(&mut self, progress: &PullProgress) {
@@ -111,57 +103,16 @@ impl Shown {
     }
 
     fn end(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-        self.begun = None;
+        self.transfer.end();
     }
 
     fn bytes(&mut self, url: &str, have: u64, total: Option<u64>) {
-        let now = Instant::now();
-        let (begun, first) = *self.begun.get_or_insert_with(|| {
+        if !self.transfer.is_going_on() {
             let size = total.map_or(String::new(), |total| format!(" ({})", units::bytes(total)));
             let rest = if have > 0 { format!(", from {} on", units::bytes(have)) } else { String::new() };
             self.voice.note(format_args!("downloading {url}{size}{rest}"));
-            self.said = Some(now);
-            (now, have)
-        });
-        if self.voice.animated() {
-            self.bar.get_or_insert_with(|| bar(have, total)).set_position(have);
-        } else if self.said.is_none_or(|said| now - said >= EVERY) {
-            self.said = Some(now);
-            self.voice.note(line(have, total, have - first.min(have), now - begun));
         }
-    }
-}
-
-fn bar(have: u64, total: Option<u64>) -> ProgressBar {
-    let template = match total {
-        Some(_) => "{bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
-        None => "{spinner} {binary_bytes}, {binary_bytes_per_sec}",
-    };
-    let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
-    // A template that a test has seen work.
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    // What was there before does not count for the rate.
-    bar.with_position(have)
-}
-
-/// One line of how far a download is.
-fn line(have: u64, total: Option<u64>, came: u64, took: Duration) -> String {
-    let rate = u128::from(came) * 1000 / took.as_millis().max(1);
-    let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-    let speed = format!("{}/s", units::bytes(rate));
-    match total {
-        Some(total) => {
-            let percent = u128::from(have) * 100 / u128::from(total.max(1));
-            let left = total.saturating_sub(have).checked_div(rate).map(Duration::from_secs);
-            let left = left.map_or(String::new(), |left| format!(", {} left", units::age(left)));
-            format!("{percent}% of {}, {speed}{left}", units::bytes(total))
-        }
-        None => format!("{}, {speed}", units::bytes(have)),
+        self.transfer.show(have, total);
     }
 }
 
@@ -218,30 +169,5 @@ impl From<ImportError> for Failed {
             ImportError::Image(error) => error.into(),
             error => Self::wrap(kind, error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_tells_how_far_how_fast_and_how_long() {
-        let second = Duration::from_secs(1);
-        assert_eq!(line(50 << 20, Some(100 << 20), 10 << 20, second), "50% of 100M, 10M/s, 5s left");
-        assert_eq!(line(0, Some(100), 0, Duration::ZERO), "0% of 100B, 0B/s");
-        assert_eq!(line(3 << 20, None, 3 << 20, 3 * second), "3.0M, 1.0M/s");
-        assert_eq!(line(0, Some(0), 0, second), "0% of 0B, 0B/s");
-    }
-
-    #[test]
-    fn the_bars_templates_are_understood() {
-        for total in [None, Some(100)] {
-            assert_eq!(bar(5, total).position(), 5);
-        }
-        assert!(
-            ProgressStyle::with_template("{bar:30} {binary_bytes} of {binary_total_bytes}, {eta} left")
-                .is_ok()
-        );
     }
 }

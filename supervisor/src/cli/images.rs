@@ -8,7 +8,7 @@ use super::context::Context;
 use super::exit::{ExitKind, Failed, io_kind};
 use super::interrupt::Pipe as Signals;
 use super::output::Voice;
-use super::{names, output};
+use super::{names, output, snapshots};
 use crate::image::build::{self, BuildError, BuildRequest, Progress};
 use crate::image::contents::Firmware;
 use crate::image::cow::{self, Cow, CowError};
@@ -183,12 +183,12 @@ fn progress_text(progress: &Progress) -> String {
     text.trim_end().chars().take(78).collect()
 }
 
-/// Removes an image that no VM stands on, or only says whether that could be.
+/// Removes an image that no VM and no snapshot stands on, or only says whether that could be.
 pub(super) fn remove(context: &Context, name: &str, dry: bool) -> Result<(), Failed> {
     let users = users(context)?;
     let on = |image: &Image| {
         let stands = |(_, manifest): &&(String, Manifest)| manifest.name == image.manifest.name;
-        users.iter().filter(stands).map(|(vm, _)| vm.clone()).collect()
+        users.iter().filter(stands).map(|(user, _)| user.clone()).collect()
     };
     Ok(store(context)?.remove(name, on, dry)?)
 }
@@ -198,7 +198,7 @@ pub(super) fn verify(context: &Context, name: &str) -> Result<(), Failed> {
     Ok(store(context)?.verify(name)?)
 }
 
-/// Removes files of images that were replaced and on which no VM stands, or only says which; with the bytes of each.
+/// Removes files of images that were replaced and on which no VM and no snapshot stands, or only says which; with the bytes of each.
 pub(super) fn prune(context: &Context, dry: bool) -> Result<Vec<Pruned>, Failed> {
     let home = context.home()?;
     let users = users(context)?;
@@ -234,10 +234,10 @@ fn cache() -> PathBuf {
     build::default_cache().unwrap_or_else(|| PathBuf::from("/var/cache/midge/images"))
 }
 
-/// The VMs that stand on an image, with that image as it was then.
+/// The VMs and snapshots that stand on an image, with that image as it was then.
 ///
 /// # Errors
-/// When a record cannot be read: it may name any image.
+/// When a record or a snapshot's manifest cannot be read: it may name any image.
 fn users(context: &Context) -> Result<Vec<(String, Manifest)>, Failed> {
     let home = context.home()?;
     let mut users = Vec::new();
@@ -248,6 +248,7 @@ fn users(context: &Context) -> Result<Vec<(String, Manifest)>, Failed> {
             Err(error) => return Err(error.into()),
         }
     }
+    users.extend(snapshots::store(context)?.images()?);
     Ok(users)
 }
 

@@ -20,6 +20,8 @@ mod lend;
 mod logfile;
 mod names;
 mod output;
+mod progress;
+mod snapshots;
 mod ssh_key;
 mod table;
 mod units;

@@ -29,6 +29,12 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
 }
 
+/// Microseconds as milliseconds: `7.3ms`.
+pub(super) fn milliseconds(microseconds: u64) -> String {
+    let tenths = microseconds.saturating_add(50) / 100;
+    format!("{}.{}ms", tenths / 10, tenths % 10)
+}
+
 /// From a point in time until another; nothing when the clock was set back in between.
 pub(super) fn between(from: jiff::Timestamp, to: jiff::Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
@@ -63,6 +69,13 @@ mod tests {
             (u64::MAX, "16384P"),
         ] {
             assert_eq!(bytes(size), text);
+        }
+    }
+
+    #[test]
+    fn short_times() {
+        for (time, text) in [(0, "0.0ms"), (49, "0.0ms"), (7_349, "7.3ms"), (119_950, "120.0ms")] {
+            assert_eq!(milliseconds(time), text);
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Cgroup, CgroupVersion, MemoryLimit};
+use super::cpu::Cpu;
 use super::memory::Memory;
 use super::root::HostRoot;
 
@@ -70,7 +71,7 @@ impl HostFacts {
             kernel: root.read("proc/sys/kernel/osrelease")?.trim().to_owned(),
             distribution: Distribution::of(root),
             model: root.read_line("proc/device-tree/model"),
-            cpu: cpu_model(&cpuinfo),
+            cpu: Cpu::parse(&cpuinfo).model,
             cpus: cpus(root, &cpuinfo),
             page_size: page_size(),
             boot_id: root.boot_id()?,
@@ -117,32 +118,6 @@ impl Device {
             Err(_) => Self::Missing,
         }
     }
-}
-
-/// The first CPU's model: `model name` on x86, and on Arm the core's name by its part number.
-fn cpu_model(cpuinfo: &str) -> Option<String> {
-    let value = |name: &str| {
-        cpuinfo
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(key, _)| key.trim() == name)
-            .map(|(_, value)| value.trim())
-    };
-    if let Some(name) = value("model name") {
-        return Some(name.to_owned());
-    }
-    let (implementer, part) = (value("CPU implementer")?, value("CPU part")?);
-    // Part numbers of Arm Ltd (0x41): the cores of Raspberry Pi 3, 4 and 5, and common servers (Main ID Register, MIDR_EL1).
-    let name = match (implementer, part) {
-        ("0x41", "0xd03") => "Cortex-A53",
-        ("0x41", "0xd08") => "Cortex-A72",
-        ("0x41", "0xd0b") => "Cortex-A76",
-        ("0x41", "0xd0c") => "Neoverse-N1",
-        ("0x41", "0xd40") => "Neoverse-V1",
-        ("0x41", "0xd49") => "Neoverse-N2",
-        _ => return Some(format!("implementer {implementer}, part {part}")),
-    };
-    Some(name.to_owned())
 }
 
 /// CPUs that are switched on: those of a list such as `0-3,8`, else those that cpuinfo describes.

@@ -6,6 +6,7 @@ use crate::spec::Arch;
 
 mod cache;
 mod cgroup;
+mod cpu;
 pub mod doctor;
 mod facts;
 pub mod kvm;
@@ -21,6 +22,7 @@ mod space;
 
 pub use cache::Cache;
 pub use cgroup::{Cgroup, CgroupVersion, MemoryLimit};
+pub use cpu::Cpu;
 pub use facts::{Device, Distribution, HostFacts};
 pub use kvm::{KvmAbsence, KvmState};
 pub use memory::Memory;

@@ -19,12 +19,12 @@ pub enum ImageError {
         /// What to do.
         hint: String,
     },
-    /// VMs need it.
+    /// VMs or snapshots need it.
     #[error("the image `{name}` is used by {}; remove them first", users.join(", "))]
     InUse {
         /// The image.
         name: ImageName,
-        /// The VMs.
+        /// Their names.
         users: Vec<String>,
     },
     /// It is part of the program.

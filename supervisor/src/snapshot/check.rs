@@ -5,7 +5,9 @@ use std::fmt;
 use serde::Serialize;
 
 use super::manifest::{Machine, Manifest};
-use crate::host::{self, HostFacts, HostRoot, KvmState, QemuFacts, qemu};
+use super::ram;
+use crate::host::qemu::QemuError;
+use crate::host::{self, Cpu, HostRoot, KvmState, QemuFacts, qemu};
 use crate::machine::{self, Difference, ResolvedAccel};
 use crate::spec::Arch;
 
@@ -25,26 +27,22 @@ pub struct HostView {
 }
 
 impl HostView {
-    /// This host with this QEMU.
+    /// Looks at this host, for guests of this instruction set. QEMU and KVM are probed once and remembered (see [`qemu::facts`] and
+    /// [`host::kvm::state`]): the next look takes about a millisecond.
     ///
     /// # Errors
-    /// When `/proc` cannot be read.
-    pub fn of_this_host(qemu: QemuFacts) -> std::io::Result<Self> {
-        let root = HostRoot::system();
-        let facts = HostFacts::of(&root)?;
-        let cpuinfo = root.read("proc/cpuinfo").unwrap_or_default();
-        // x86 calls them `flags`, Arm `Features` (arch/*/kernel/cpuinfo.c, setup.c).
-        let features = cpuinfo.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            matches!(key.trim(), "flags" | "Features").then(|| value.split_whitespace())
-        });
-        let usable = !matches!(host::kvm::state(), KvmState::Absent { .. });
+    /// When there is no QEMU for such guests.
+    pub fn of_this_host(arch: Arch) -> Result<Self, QemuError> {
+        let qemu = qemu::facts(arch)?;
+        // Without /proc the CPU is an unknown one without features.
+        let cpu = Cpu::of(&HostRoot::system()).unwrap_or_default();
         Ok(Self {
-            kvm: usable && qemu.arch == Arch::host(),
             qemu,
-            cpu: facts.cpu,
-            features: features.into_iter().flatten().map(str::to_owned).collect(),
-            page_size: super::ram::page_size() as u64,
+            // Where it only emulates, a guest that was saved there goes on.
+            kvm: arch == Arch::host() && !matches!(host::kvm::state(), KvmState::Absent { .. }),
+            cpu: cpu.model,
+            features: cpu.features,
+            page_size: ram::page_size() as u64,
         })
     }
 }

@@ -20,7 +20,6 @@ use super::link::{self, Handle, Link, MONITOR_DEADLINE};
 use super::shared::Shared;
 use super::state::{Event, State};
 use crate::error::chain;
-use crate::host;
 use crate::host::proc::PidFd;
 use crate::machine::{self, Ram, ResolvedAccel};
 use crate::snapshot::check::HostView;
@@ -443,10 +442,8 @@ impl Job {
     }
 
     async fn machine(&self, arguments: &[String]) -> Result<Machine, Failure> {
-        let facts = host::qemu::facts(self.record.spec.arch)
+        let mut host = HostView::of_this_host(self.record.spec.arch)
             .map_err(|e| Failure::new(FailureKind::HostUnfit, chain(&e)))?;
-        let mut host = HostView::of_this_host(facts)
-            .map_err(|e| Failure::new(FailureKind::Other, format!("cannot look at this host: {e}")))?;
         // The QEMU that runs may not be the one that is installed now.
         host.qemu.version = engine::version(&self.monitor).await.unwrap_or(host.qemu.version);
         if let Some(line) = &self.run.qemu_version {

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::image::ImageVerb;
 use super::values::{self, Place, WaitFor};
-use super::{NetVerb, Output, SetFlags, SpecFlags};
+use super::{NetVerb, Output, SetFlags, SnapshotVerb, SpecFlags};
 use crate::image::cow::Cow;
 
 /// What midge can be told to do.
@@ -73,6 +73,10 @@ pub(in crate::cli) enum Verb {
     Cp(CpArgs),
     /// Use a VM's serial console
     Console(ConsoleArgs),
+
+    /// List, check, move and remove snapshots
+    #[command(subcommand, aliases = ["snapshots", "snap"])]
+    Snapshot(SnapshotVerb),
 
     /// Build, list and remove images
     #[command(subcommand, alias = "images")]

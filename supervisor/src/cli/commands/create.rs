@@ -9,7 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::draft::{self, Draft};
 use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::images;
-use crate::cli::{Outcome, output, ssh_key};
+use crate::cli::{Outcome, output, snapshots, ssh_key};
 use crate::host::{HostFacts, HostRoot};
 use crate::image::cow::Cow;
 use crate::image::{self, Image};
@@ -79,8 +79,7 @@ pub(super) fn make(
     let home = context.home()?;
     // This and the next look come before an image is built for nothing.
     fits_host(&spec)?;
-    // What killed commands left is cleared by the next one that adds something.
-    home.sweep()?;
+    snapshots::sweep(context)?;
     if home.vm(&spec.name).state_dir().exists() {
         return Err(StoreError::Taken(spec.name).into());
     }

@@ -11,7 +11,7 @@ use crate::cli::args::GcArgs;
 use crate::cli::context::Context;
 use crate::cli::describe;
 use crate::cli::exit::Failed;
-use crate::cli::{Outcome, images, output, units};
+use crate::cli::{Outcome, images, output, snapshots, units};
 use crate::store::{Status, VmDir};
 use crate::vm::control::Request;
 
@@ -57,6 +57,9 @@ pub(super) fn gc(context: &Context, args: &GcArgs) -> Outcome {
                 bytes: Some(bytes),
             });
         }
+    }
+    for (path, bytes) in snapshots::prune(context, args.dry_run)? {
+        cleared.push(Cleared { bytes: Some(bytes), ..Cleared::file("file that no snapshot needs", path) });
     }
     if args.output.json() {
         output::json_lines(&cleared)?;

@@ -8,7 +8,7 @@ use crate::cli::args::RmArgs;
 use crate::cli::context::{Context, each};
 use crate::cli::describe;
 use crate::cli::exit::{ExitKind, Failed};
-use crate::cli::{Outcome, output};
+use crate::cli::{Outcome, output, snapshots};
 use crate::host::proc::{ProcessId, Signal};
 use crate::store::{RunState, Status, StoreError, VmDir};
 use crate::vm::control::Request;
@@ -61,6 +61,8 @@ pub(super) fn remove(context: &Context, vm: &VmDir, force: bool) -> Result<(), F
                 }
                 let macs = vm.record().map(|record| record.macs).unwrap_or_default();
                 vm.remove(home)?;
+                // It may have been the last to need what is left of a removed snapshot.
+                snapshots::prune(context, false)?;
                 crate::vm::forget_leases(home, &macs);
                 return Ok(());
             }

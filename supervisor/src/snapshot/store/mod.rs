@@ -44,7 +44,7 @@ use crate::store::{Home, Lock};
 
 pub use draft::Draft;
 pub(in crate::snapshot) use draft::create;
-pub use reclaim::{Removal, Removed, User};
+pub use reclaim::{Files, Removal, Removed, User};
 pub use tree::{Branch, Sizes, tree};
 pub use verify::DIGESTS;
 pub(in crate::snapshot) use verify::Digested;
@@ -71,8 +71,19 @@ pub struct Snapshot {
 pub struct Listing {
     /// Snapshots with a manifest that holds.
     pub snapshots: Vec<Snapshot>,
-    /// Folders whose manifest does not, and why.
-    pub damaged: Vec<(PathBuf, SnapshotError)>,
+    /// Those whose manifest does not.
+    pub damaged: Vec<Unreadable>,
+}
+
+/// A snapshot whose manifest cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The folder with its files.
+    pub folder: PathBuf,
+    /// The names that lead to it.
+    pub names: Vec<SnapshotName>,
+    /// What is wrong with the manifest.
+    pub error: SnapshotError,
 }
 
 /// A lock on a snapshot's folder: as long as it is held none of its files is removed.
@@ -183,11 +194,15 @@ impl SnapshotStore {
                 Ok(Some(snapshot)) => listing.snapshots.push(snapshot),
                 // Not published yet, or never.
                 Ok(None) => {}
-                Err(e) => listing.damaged.push((self.folder(id), e)),
+                Err(error) => listing.damaged.push(Unreadable {
+                    folder: self.folder(id),
+                    names: names_of(id, &names),
+                    error,
+                }),
             }
         }
         listing.snapshots.sort_by_key(|snapshot| (snapshot.manifest.taken, snapshot.manifest.id));
-        listing.damaged.sort_by(|a, b| a.0.cmp(&b.0));
+        listing.damaged.sort_by(|a, b| a.folder.cmp(&b.folder));
         Ok(listing)
     }
 
@@ -219,8 +234,7 @@ impl SnapshotStore {
             let what = format!("it is the manifest of another snapshot, {}", manifest.id);
             return Err(SnapshotError::Damaged { path, what });
         }
-        let names = names.iter().filter(|(_, known)| *known == id).map(|(name, _)| name.clone()).collect();
-        Ok(Some(Snapshot { manifest, folder, names }))
+        Ok(Some(Snapshot { manifest, folder, names: names_of(id, names) }))
     }
 
     /// Keeps a snapshot's files, and those of the snapshots that it stands on, until the pins are dropped.
@@ -265,6 +279,11 @@ fn read_dir(folder: &Path) -> Result<impl Iterator<Item = io::Result<fs::DirEntr
         Err(e) => return Err(io_error("list", folder)(e)),
     };
     Ok(entries.into_iter().flatten())
+}
+
+/// The names that lead to an id.
+fn names_of(id: Uuid, names: &[(SnapshotName, Uuid)]) -> Vec<SnapshotName> {
+    names.iter().filter(|(_, known)| *known == id).map(|(name, _)| name.clone()).collect()
 }
 
 /// The id that a name leads to.

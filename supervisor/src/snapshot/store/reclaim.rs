@@ -1,22 +1,24 @@
 //! Who needs a snapshot's files, and removing what nobody needs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Listing, Snapshot, SnapshotStore, linked, read_dir, try_own};
 use crate::snapshot::SnapshotName;
 use crate::snapshot::error::{SnapshotError, io_error};
-use crate::snapshot::manifest::{DISK, DiskBase, RAM, RAM_DELTA, STATE};
+use crate::snapshot::manifest::{DiskBase, MANIFEST, RAM, RAM_DELTA, STATE};
 use crate::snapshot::qcow2;
 
 /// Somebody who needs files of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "kind", content = "name", rename_all = "kebab-case")]
 pub enum User {
     /// A VM that was cloned from it and maps its memory while it runs.
     Clone(String),
@@ -68,54 +70,84 @@ pub struct Removed {
     pub users: Vec<User>,
 }
 
+/// Files, and the bytes that each takes.
+pub type Files = BTreeMap<PathBuf, u64>;
+
+/// One need of a snapshot's files.
+struct Use {
+    /// The snapshot; none for one that may be of any.
+    of: Option<Uuid>,
+    user: User,
+    /// The snapshot that has the need, if it is one.
+    by: Option<Uuid>,
+}
+
+/// What became, or would become, of a snapshot that has lost its name.
+#[derive(Default)]
+struct Reclaimed {
+    /// The files that went.
+    files: Files,
+    /// The folder went with them.
+    whole: bool,
+    /// Who needs the others.
+    users: Vec<User>,
+}
+
 impl SnapshotStore {
     /// Who needs the files of a snapshot.
     pub fn users(&self, id: Uuid) -> Result<Vec<User>, SnapshotError> {
-        self.users_among(id, &self.list()?)
+        Ok(users_of(id, &self.uses(&self.list()?)?))
     }
 
-    fn users_among(&self, id: Uuid, listing: &Listing) -> Result<Vec<User>, SnapshotError> {
-        let mut users = Vec::new();
+    /// Who needs the files of each of these snapshots, in their order.
+    pub fn all_users(&self, listing: &Listing) -> Result<Vec<Vec<User>>, SnapshotError> {
+        let uses = self.uses(listing)?;
+        Ok(listing.snapshots.iter().map(|snapshot| users_of(snapshot.id(), &uses)).collect())
+    }
+
+    /// Everything that needs a snapshot's files.
+    fn uses(&self, listing: &Listing) -> Result<Vec<Use>, SnapshotError> {
+        let mut uses = Vec::new();
         for name in self.home.vm_names()? {
             let vm = self.home.vm(&name);
-            // What cannot be read may be a clone of this one.
-            if vm.origin().map_or(true, |origin| origin.is_some_and(|o| o.snapshot == id && o.memory)) {
-                users.push(User::Clone(name.clone()));
-            } else if self.disks_stand_on(vm.state_dir(), id)? {
-                users.push(User::Disk(name.clone()));
+            let user = || User::Clone(name.clone());
+            let Ok(origin) = vm.origin() else {
+                // What cannot be read may be a clone of any.
+                uses.push(Use { of: None, user: user(), by: None });
+                continue;
+            };
+            let of = origin.filter(|origin| origin.memory).map(|origin| origin.snapshot);
+            uses.extend(of.map(|of| Use { of: Some(of), user: user(), by: None }));
+            for id in self.disks_below(vm.state_dir())?.into_iter().filter(|id| Some(*id) != of) {
+                uses.push(Use { of: Some(id), user: User::Disk(name.clone()), by: None });
             }
         }
-        for other in self.ids()?.into_iter().filter(|other| *other != id) {
+        for other in self.ids()? {
             let published = listing.snapshots.iter().find(|snapshot| snapshot.id() == other);
-            let shown = || published.map_or_else(|| format!("{other} (unfinished)"), Snapshot::shown);
-            let ram = published.and_then(|snapshot| snapshot.manifest.ram.as_ref());
-            if ram.is_some_and(|ram| ram.base == Some(id)) {
-                users.push(User::SnapshotRam(shown()));
-            }
-            if self.disks_stand_on(&self.folder(other), id)? {
-                users.push(User::SnapshotDisk(shown()));
+            let shown = published.map_or_else(|| format!("{other} (unfinished)"), Snapshot::shown);
+            let base = published.and_then(|snapshot| snapshot.manifest.ram.as_ref()?.base);
+            let by = Some(other);
+            uses.extend(base.map(|of| Use { of: Some(of), user: User::SnapshotRam(shown.clone()), by }));
+            for id in self.disks_below(&self.folder(other))?.into_iter().filter(|id| *id != other) {
+                uses.push(Use { of: Some(id), user: User::SnapshotDisk(shown.clone()), by });
             }
         }
-        users.sort();
-        users.dedup();
-        Ok(users)
+        Ok(uses)
     }
 
-    /// Whether a qcow2 file in this folder names a file of the snapshot as its backing file.
-    fn disks_stand_on(&self, folder: &Path, id: Uuid) -> Result<bool, SnapshotError> {
-        let below = self.folder(id);
+    /// The snapshots of which a file is the backing file of a qcow2 file in this folder.
+    fn disks_below(&self, folder: &Path) -> Result<Vec<Uuid>, SnapshotError> {
+        let mut below = Vec::new();
         for entry in read_dir(folder)? {
             let path = entry.map_err(io_error("list", folder))?.path();
-            let is_disk = path.extension().is_some_and(|extension| extension == "qcow2");
             // One that cannot be read is another's trouble.
-            if is_disk
-                && let Ok(Some(backing)) = qcow2::backing(&path)
-                && backing.starts_with(&below)
+            if path.extension().is_some_and(|extension| extension == "qcow2")
+                && let Ok(DiskBase::Snapshot(id)) = self.disk_base(&path)
             {
-                return Ok(true);
+                below.push(id);
             }
         }
-        Ok(false)
+        Ok(below)
     }
 
     /// What a disk stands on, as its own header says: a VM that has been saved before has a snapshot's disk below its own.
@@ -125,12 +157,15 @@ impl SnapshotStore {
         Ok(id.map_or(DiskBase::Image, DiskBase::Snapshot))
     }
 
-    /// Removes a snapshot.
+    /// Who needs what a removal would leave of a snapshot; empty where nothing would be left. Removes nothing.
     ///
     /// # Errors
     /// [`SnapshotError::InUse`] when somebody needs it and `how` is to refuse then.
-    pub fn remove(&self, name: &SnapshotName, how: Removal) -> Result<Removed, SnapshotError> {
-        let _lock = self.lock()?;
+    pub fn check_removal(&self, name: &SnapshotName, how: Removal) -> Result<Vec<User>, SnapshotError> {
+        Ok(self.removal(name, how)?.1)
+    }
+
+    fn removal(&self, name: &SnapshotName, how: Removal) -> Result<(Uuid, Vec<User>), SnapshotError> {
         let link = self.names_folder().join(name.to_string());
         let id = match (self.get(name), linked(&link)) {
             (Ok(snapshot), _) => snapshot.id(),
@@ -143,113 +178,141 @@ impl SnapshotStore {
             let users = users.iter().map(ToString::to_string).collect();
             return Err(SnapshotError::InUse { name: name.to_string(), users });
         }
-        // One step takes it out of sight; what follows may be cut short at any point.
-        fs::remove_file(&link).map_err(io_error("remove", &link))?;
-        let mut removed = self.reclaim(id)?;
-        // What it stood on may have been kept for it alone.
-        removed.freed += self.reclaim_all()?;
-        Ok(removed)
+        Ok((id, users))
     }
 
-    /// Removes what nobody needs any more, and what killed commands left unfinished; returns the bytes freed.
-    pub fn prune(&self) -> Result<u64, SnapshotError> {
+    /// Removes a snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotError::InUse`] when somebody needs it and `how` is to refuse then.
+    pub fn remove(&self, name: &SnapshotName, how: Removal) -> Result<Removed, SnapshotError> {
         let _lock = self.lock()?;
-        self.reclaim_all()
+        let (id, _) = self.removal(name, how)?;
+        let link = self.names_folder().join(name.to_string());
+        // One step takes it out of sight; what follows may be cut short at any point.
+        fs::remove_file(&link).map_err(io_error("remove", &link))?;
+        let first = self.reclaim(id, &[], false)?;
+        // What it stood on may have been kept for it alone.
+        let others = self.reclaim_all(false)?;
+        Ok(Removed { freed: first.files.values().chain(others.values()).sum(), users: first.users })
+    }
+
+    /// Removes what nobody needs any more, and what killed commands left unfinished, or only tells of it. Answers the files and the
+    /// bytes that each takes.
+    pub fn prune(&self, dry: bool) -> Result<Files, SnapshotError> {
+        // Before the first snapshot nothing is made for the lock.
+        if !self.root().exists() {
+            return Ok(Files::new());
+        }
+        let _lock = self.lock()?;
+        self.reclaim_all(dry)
     }
 
     /// Removes a snapshot that was not published.
     pub(super) fn abandon(&self, id: Uuid, own: Flock<File>) -> Result<(), SnapshotError> {
         let _lock = self.lock()?;
         drop(own);
-        self.reclaim(id).map(drop)
+        self.reclaim(id, &[], false).map(drop)
     }
 
-    /// Until nothing more can go: each that goes may have been the last user of another.
-    fn reclaim_all(&self) -> Result<u64, SnapshotError> {
-        let mut freed = 0;
+    /// Until nothing more can go: each that goes may have been the last user of another. The caller holds the store's lock.
+    fn reclaim_all(&self, dry: bool) -> Result<Files, SnapshotError> {
+        let mut files = Files::new();
+        let mut gone = Vec::new();
         loop {
-            let mut before = self.ids()?;
-            for id in &before {
-                freed += self.reclaim(*id)?.freed;
+            let before = gone.len();
+            for id in self.ids()? {
+                if !gone.contains(&id) {
+                    let found = self.reclaim(id, &gone, dry)?;
+                    files.extend(found.files);
+                    gone.extend(found.whole.then_some(id));
+                }
             }
-            let mut after = self.ids()?;
-            before.sort_unstable();
-            after.sort_unstable();
-            if before == after {
+            if gone.len() == before {
                 break;
             }
         }
         // A name is given just before the manifest is written, and taken before anything else goes.
         let folder = self.names_folder();
-        for entry in read_dir(&folder)? {
+        for entry in read_dir(&folder)?.filter(|_| !dry) {
             let path = entry.map_err(io_error("list", &folder))?.path();
             if linked(&path).is_some_and(|id| !self.folder(id).exists()) {
                 fs::remove_file(&path).map_err(io_error("remove", &path))?;
             }
         }
-        Ok(freed)
+        Ok(files)
     }
 
-    /// Removes those files of a snapshot that nobody needs, the folder with the last of them. The caller holds the store's lock.
-    fn reclaim(&self, id: Uuid) -> Result<Removed, SnapshotError> {
+    /// Removes those files of a snapshot that nobody needs but the snapshots that are `gone`, the folder with the last of them. The
+    /// caller holds the store's lock.
+    fn reclaim(&self, id: Uuid, gone: &[Uuid], dry: bool) -> Result<Reclaimed, SnapshotError> {
         let folder = self.folder(id);
-        let Some(_own) = try_own(&folder)? else { return Ok(Removed::default()) };
-        let listing = self.list()?;
-        let found = listing.snapshots.iter().find(|snapshot| snapshot.id() == id);
-        let damaged = listing.damaged.iter().any(|(path, _)| *path == folder);
-        let named = self.names()?.iter().any(|(_, known)| *known == id);
         // A name without a manifest is that of a publication that was cut short.
-        if named && (found.is_some() || damaged) {
-            return Ok(Removed::default());
+        let is_whole = folder.join(MANIFEST).try_exists().unwrap_or(true);
+        if is_whole && self.names()?.iter().any(|(_, known)| *known == id) {
+            return Ok(Reclaimed::default());
         }
-        let users = self.users_among(id, &listing)?;
-        if users.is_empty() {
-            let freed = allocated(&folder)?;
+        let Some(_own) = try_own(&folder)? else { return Ok(Reclaimed::default()) };
+        // From now on nobody begins to use it.
+        let mut uses = self.uses(&self.list()?)?;
+        uses.retain(|found| found.by.is_none_or(|by| !gone.contains(&by)));
+        let users = users_of(id, &uses);
+        let needs_ram = users.iter().any(User::needs_ram);
+        let needs_disk = users.iter().any(User::needs_disk);
+        let files: Files = files(&folder)?
+            .into_iter()
+            .filter(|(path, _)| match path.file_name().and_then(|name| name.to_str()).unwrap_or_default() {
+                RAM | RAM_DELTA | STATE => !needs_ram,
+                name if name.starts_with("disk") => !needs_disk,
+                _ => users.is_empty(),
+            })
+            .collect();
+        if !dry && users.is_empty() {
             fs::remove_dir_all(&folder).map_err(io_error("remove", &folder))?;
-            return Ok(Removed { freed, users });
+        } else if !dry {
+            for path in files.keys() {
+                fs::remove_file(path).map_err(io_error("remove", path))?;
+            }
         }
-        let mut freed = 0;
-        if !users.iter().any(User::needs_ram) {
-            freed += remove_files(&folder, |name| [RAM, RAM_DELTA, STATE].contains(&name))?;
-        }
-        if !users.iter().any(User::needs_disk) {
-            freed += remove_files(&folder, |name| name.starts_with("disk") || name == DISK)?;
-        }
-        Ok(Removed { freed, users })
+        Ok(Reclaimed { files, whole: users.is_empty(), users })
     }
 
     /// The images that snapshots stand on, with the snapshot's name: no image may be removed that is among them.
+    ///
+    /// # Errors
+    /// When a manifest cannot be read: it may name any image.
     pub fn images(&self) -> Result<Vec<(String, crate::image::Manifest)>, SnapshotError> {
         let named = |snapshot: Snapshot| {
             let shown = snapshot.shown();
             snapshot.manifest.image.map(|image| (shown, image))
         };
-        Ok(self.list()?.snapshots.into_iter().filter_map(named).collect())
+        let listing = self.list()?;
+        match listing.damaged.into_iter().next() {
+            Some(broken) => Err(broken.error),
+            None => Ok(listing.snapshots.into_iter().filter_map(named).collect()),
+        }
     }
 }
 
-fn remove_files(folder: &Path, which: impl Fn(&str) -> bool) -> Result<u64, SnapshotError> {
-    let mut freed = 0;
+fn users_of(id: Uuid, uses: &[Use]) -> Vec<User> {
+    let of_it = uses.iter().filter(|found| found.of.is_none_or(|of| of == id) && found.by != Some(id));
+    let mut users: Vec<User> = of_it.map(|found| found.user.clone()).collect();
+    users.sort();
+    users.dedup();
+    users
+}
+
+/// The files of a folder, and the bytes that each takes.
+fn files(folder: &Path) -> Result<Files, SnapshotError> {
+    let mut files = Files::new();
     for entry in read_dir(folder)? {
-        let path: PathBuf = entry.map_err(io_error("list", folder))?.path();
-        if !path.file_name().and_then(|name| name.to_str()).is_some_and(&which) {
-            continue;
-        }
-        freed += path.metadata().map_or(0, |about| about.blocks() * 512);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &path)(e)),
-            _ => {}
-        }
+        let entry = entry.map_err(io_error("list", folder))?;
+        files.insert(entry.path(), entry.metadata().map_or(0, |about| about.blocks() * 512));
     }
-    Ok(freed)
+    Ok(files)
 }
 
 /// Bytes that the files of a folder take.
 pub(super) fn allocated(folder: &Path) -> Result<u64, SnapshotError> {
-    let mut sum = 0;
-    for entry in read_dir(folder)? {
-        let entry = entry.map_err(io_error("list", folder))?;
-        sum += entry.metadata().map_or(0, |about| about.blocks() * 512);
-    }
-    Ok(sum)
+    Ok(files(folder)?.values().sum())
 }

@@ -240,7 +240,7 @@ fn an_unfinished_snapshot_is_seen_by_nobody_and_leaves_nothing() {
     draft.write(STATE, b"half").unwrap();
     assert!(place.store.list().unwrap().snapshots.is_empty());
     // Held by its maker: nobody sweeps it away.
-    assert_eq!(place.store.prune().unwrap(), 0);
+    assert!(place.store.prune(false).unwrap().is_empty());
     assert!(draft.path(STATE).exists());
     drop(draft);
     assert!(place.folders().is_empty());
@@ -262,7 +262,9 @@ fn what_a_killed_save_leaves_is_removed_but_for_the_disk_that_a_vm_came_to_stand
     place.store.remove(&name("web@x"), Removal::Detach).unwrap();
     assert!(folder.join(DISK).exists() && next.path(DISK).exists());
     place.home.vm("web").remove(&place.home).unwrap();
-    assert!(place.store.prune().unwrap() > 0);
+    let would = place.store.prune(true).unwrap();
+    assert!(would.values().sum::<u64>() > 0);
+    assert_eq!(place.store.prune(false).unwrap(), would);
     assert!(place.folders().is_empty());
 }
 
@@ -296,7 +298,7 @@ fn a_chain_stays_readable_when_its_parents_are_removed_and_goes_with_the_last_us
     assert!(place.store.get(&name("web@one")).is_err());
     place.home.vm("web").remove(&place.home).unwrap();
     place.home.vm("clone").remove(&place.home).unwrap();
-    assert_eq!(place.store.prune().unwrap(), 0);
+    assert!(place.store.prune(false).unwrap().is_empty());
     assert!(place.store.verify(&second, &mut unwatched).is_empty());
     assert!(first.path(RAM).exists());
     assert_eq!(place.store.by_id(first.id()).unwrap().unwrap().shown(), "web@one (removed)");
@@ -328,7 +330,7 @@ fn a_snapshot_that_is_about_to_be_used_stays() {
     place.store.remove(&name("clone@two"), Removal::Detach).unwrap();
     assert!(second.path(RAM_DELTA).exists());
     drop(pins);
-    place.store.prune().unwrap();
+    place.store.prune(false).unwrap();
     assert!(!second.folder.exists());
     assert!(matches!(place.store.pin(&second), Err(SnapshotError::NotFound { .. })));
 }
@@ -410,7 +412,8 @@ fn a_damaged_manifest_is_told_and_can_be_removed() {
         fs::write(&path, text).unwrap();
         let listing = place.store.list().unwrap();
         assert_eq!(listing.snapshots.len(), 0);
-        let told = listing.damaged[0].1.to_string();
+        assert_eq!(listing.damaged[0].names, [name("web@one")]);
+        let told = listing.damaged[0].error.to_string();
         assert!(told.contains(word), "{told}");
         assert!(place.store.get(&name("web@one")).is_err());
     }
@@ -438,7 +441,7 @@ fn saving_removing_and_looking_go_on_beside_each_other() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(std::sync::atomic::Ordering::SeqCst) {
-                place.store.prune().unwrap();
+                place.store.prune(false).unwrap();
                 for snapshot in place.store.list().unwrap().snapshots {
                     if let Ok(_pins) = place.store.pin(&snapshot) {
                         assert!(snapshot.path(MANIFEST).exists(), "a pinned snapshot stays");
@@ -469,6 +472,6 @@ fn saving_removing_and_looking_go_on_beside_each_other() {
     for vm in ["a", "b"] {
         place.home.vm(vm).remove(&place.home).unwrap();
     }
-    place.store.prune().unwrap();
+    place.store.prune(false).unwrap();
     assert!(place.folders().is_empty());
 }

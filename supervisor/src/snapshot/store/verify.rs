@@ -13,7 +13,7 @@ use crate::snapshot::error::{SnapshotError, io_error};
 use crate::snapshot::manifest::{DiskBase, MANIFEST};
 use crate::snapshot::qcow2;
 use crate::snapshot::ram::delta::Delta;
-use crate::snapshot::ram::{Progress, unwatched};
+use crate::snapshot::ram::{Extent, Progress, RamFile, unwatched};
 
 /// The file of the digests: a line of JSON, and a line with its SHA-256.
 pub const DIGESTS: &str = "digests";
@@ -70,23 +70,41 @@ impl Digested {
     }
 }
 
+/// How much of all files was read.
+struct Read<'a> {
+    done: u64,
+    total: u64,
+    progress: Progress<'a>,
+}
+
+impl Read<'_> {
+    /// So much of the next file was read.
+    fn tell(&mut self, of_this: u64) {
+        (self.progress)(self.done + of_this, self.total);
+    }
+}
+
+/// The bytes of a file that are to be read: holes are not.
+fn data_of(path: &Path) -> u64 {
+    RamFile::open(path).and_then(|file| file.data()).map_or(0, |data| Extent::total(&data))
+}
+
 impl SnapshotStore {
     /// Reads every byte of a snapshot, and of those that it stands on, and compares it with its digest. Answers everything that is wrong;
     /// empty is well.
     #[must_use]
     pub fn verify(&self, snapshot: &Snapshot, progress: Progress<'_>) -> Vec<SnapshotError> {
-        let mut wrong = self.verify_own(snapshot, progress);
+        let mut wrong = Vec::new();
+        let mut found = vec![snapshot.clone()];
         let mut next = snapshot.manifest.needs();
-        let mut seen = vec![snapshot.id()];
         while let Some(id) = next.pop() {
-            if seen.contains(&id) {
+            if found.iter().any(|known| known.id() == id) {
                 continue;
             }
-            seen.push(id);
             match self.by_id(id) {
                 Ok(Some(base)) => {
-                    wrong.extend(self.verify_own(&base, progress));
                     next.extend(base.manifest.needs());
+                    found.push(base);
                 }
                 // Of a save that was cut short a disk may be left, which nothing but its user knows.
                 Ok(None) if self.folder(id).is_dir() => {}
@@ -97,25 +115,39 @@ impl SnapshotStore {
                 Err(e) => wrong.push(e),
             }
         }
+        let mut known = Vec::new();
+        for snapshot in &found {
+            match Digested::read(snapshot) {
+                Ok(digested) => known.push((snapshot, digested)),
+                Err(e) => wrong.push(e),
+            }
+        }
+        let size = |(snapshot, digested): &(&Snapshot, Digested)| -> u64 {
+            digested.files.keys().map(|file| data_of(&snapshot.path(file))).sum()
+        };
+        let mut read = Read { done: 0, total: known.iter().map(size).sum(), progress };
+        for (snapshot, digested) in &known {
+            wrong.extend(self.verify_own(snapshot, digested, &mut read));
+        }
         wrong
     }
 
-    fn verify_own(&self, snapshot: &Snapshot, progress: Progress<'_>) -> Vec<SnapshotError> {
-        let digested = match Digested::read(snapshot) {
-            Ok(digested) => digested,
-            Err(e) => return vec![e],
-        };
+    fn verify_own(
+        &self,
+        snapshot: &Snapshot,
+        digested: &Digested,
+        read: &mut Read<'_>,
+    ) -> Vec<SnapshotError> {
         let mut wrong = Vec::new();
         // Of a snapshot that was removed, files are gone that nobody needs.
         let detached = snapshot.names.is_empty();
         for (file, digests) in &digested.files {
             let path = snapshot.path(file);
-            if !path.exists() && !detached {
+            if path.exists() {
+                wrong.extend(digests.verify(&path, &mut |done, _| read.tell(done)).err());
+                read.done += data_of(&path);
+            } else if !detached {
                 wrong.push(SnapshotError::Damaged { path, what: "it is missing".to_owned() });
-            } else if path.exists()
-                && let Err(e) = digests.verify(&path, progress)
-            {
-                wrong.push(e);
             }
         }
         for part in snapshot.manifest.parts() {
