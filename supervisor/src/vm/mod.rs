@@ -11,6 +11,7 @@ mod grow;
 mod guest_agent;
 mod guest_ops;
 mod history;
+mod identify;
 mod launch;
 mod link;
 mod phase;

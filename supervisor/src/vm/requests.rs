@@ -11,7 +11,7 @@ use super::find::{self, Wanted};
 use super::phase::PhaseName;
 use super::shared::{Shared, Snapshot};
 use super::state::{Ask, State};
-use super::{AskedBy, End, guest_ops, probe, stats};
+use super::{AskedBy, End, guest_ops, identify, probe, stats};
 
 /// How a request ended, besides in success.
 #[derive(Debug)]
@@ -110,6 +110,9 @@ async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) 
             let link = shared.link()?;
             let address = probe::reach(shared, &link, port).await?.address();
             json!({ "address": address.ip().to_string(), "port": address.port() })
+        }
+        Request::Identify { wanted, within_ms } => {
+            json!(identify::identify(shared, &wanted, Duration::from_millis(within_ms)).await?)
         }
         Request::Stats => stats::collect(shared).await?,
         Request::CommandLine => json!(shared.link()?.command_line),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::identity::Wanted;
 use crate::spec::Ready;
 use crate::store::{RunState, Source};
 use crate::vm::{End, Phase};
@@ -77,6 +78,13 @@ pub enum Request {
     Reach {
         /// The guest's port.
         port: u16,
+    },
+    /// Give the running guest an identity: `done` carries a [`Report`](crate::identity::Report), which is no success by itself.
+    Identify {
+        /// What is to change.
+        wanted: Box<Wanted>,
+        /// How long it may take, in milliseconds.
+        within_ms: u64,
     },
     /// Use of CPU, memory and disk; `done` carries it.
     Stats,
