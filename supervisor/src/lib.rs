@@ -6,6 +6,7 @@
 pub mod cli;
 mod error;
 pub mod host;
+pub mod identity;
 pub mod image;
 pub mod initrd;
 pub mod machine;

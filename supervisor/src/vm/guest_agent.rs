@@ -169,6 +169,12 @@ impl AgentPort {
         }
     }
 
+    /// Resolves when the guest closes the port, or something else than an agent that has answered is there.
+    pub(super) async fn gone(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.far_end.subscribe().wait_for(|far_end| *far_end != FarEnd::Agent).await;
+    }
+
     /// Asks the agent to power the guest off. Answers whether it took note.
     pub(super) async fn shut_down(&self) -> bool {
         // One that is just being greeted is worth the wait: a guest that still boots does not hear its power button.

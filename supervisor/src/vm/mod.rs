@@ -12,6 +12,7 @@ mod grow;
 mod guest_agent;
 mod guest_ops;
 mod history;
+mod identify;
 mod launch;
 mod link;
 mod phase;

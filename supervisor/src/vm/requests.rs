@@ -11,7 +11,7 @@ use super::find::{self, Wanted};
 use super::phase::PhaseName;
 use super::shared::{Shared, Snapshot};
 use super::state::{Ask, State};
-use super::{AskedBy, End, guest_ops, probe, save, stats};
+use super::{AskedBy, End, guest_ops, identify, probe, save, stats};
 
 /// How a request ended, besides in success.
 #[derive(Debug)]
@@ -112,6 +112,9 @@ async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) 
             json!({ "address": address.ip().to_string(), "port": address.port() })
         }
         Request::Save { name, how, note } => json!(save::save(shared, talk, name, how, note).await?),
+        Request::Identify { wanted, within_ms } => {
+            json!(identify::identify(shared, &wanted, Duration::from_millis(within_ms)).await?)
+        }
         Request::Stats => stats::collect(shared).await?,
         Request::CommandLine => json!(shared.link()?.command_line),
         // Taken care of by the caller, which needs the connection whole.

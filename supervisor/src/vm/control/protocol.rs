@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::snapshot::{SnapshotError, SnapshotName};
+use crate::identity::Wanted;
 use crate::spec::Ready;
 use crate::store::{RunState, Source, StoreError};
 use crate::vm::{End, How, Phase};
@@ -88,6 +89,13 @@ pub enum Request {
         /// The user's own words.
         #[serde(default)]
         note: Option<String>,
+    },
+    /// Give the running guest an identity: `done` carries a [`Report`](crate::identity::Report), which is no success by itself.
+    Identify {
+        /// What is to change.
+        wanted: Box<Wanted>,
+        /// How long it may take, in milliseconds.
+        within_ms: u64,
     },
     /// Use of CPU, memory and disk; `done` carries it.
     Stats,
