@@ -134,7 +134,9 @@ impl PidFd {
 
     /// Resolves when the process ends. Needs a tokio runtime with its I/O driver; cancel-safe.
     pub async fn ended(&self) -> io::Result<()> {
-        let watch = watch(self.0.as_fd())?;
+        // A descriptor of its own for each who waits: epoll(7) takes each number once.
+        let own = self.0.try_clone()?;
+        let watch = watch(own.as_fd())?;
         let _ready = watch.readable().await?;
         Ok(())
     }

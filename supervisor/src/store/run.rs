@@ -39,6 +39,9 @@ pub struct RunState {
     /// Who the guest believes to be, where that is not what the VM's record says: a clone whose identity was left as it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub believes: Option<crate::snapshot::manifest::Source>,
+    /// What the guest has told of its new identity, where one was asked of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<serde_json::Value>,
     /// The VM is being saved: for this it stands still for a moment, and nobody has asked it to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub saving: bool,

@@ -11,9 +11,11 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::control::{Failure, FailureKind};
-use super::driver::Input;
+use super::driver::{IDENTITY_DEADLINE, Input};
 use super::link::Handle;
 use super::shared::Shared;
+use crate::error::chain;
+use crate::identity;
 use crate::spec::{Kind, Mac};
 
 /// How long the agent may take to answer. Under emulation a busy guest takes seconds.
@@ -74,6 +76,10 @@ impl AgentPort {
                 }
             };
             handle.agent.far_end.send_replace(FarEnd::Agent);
+            if let Some(wanted) = handle.identify.take() {
+                let told = identity::apply(&agent, shared.arch(), &wanted, IDENTITY_DEADLINE).await;
+                shared.tell(Input::Identified(told.map_err(|e| chain(&e))));
+            }
             shared.tell(Input::AgentUp);
             if kind == Kind::Linux {
                 let grow = async {

@@ -31,6 +31,7 @@ use super::sockets::SocketDir;
 use super::state::{Action, Event, Exit};
 use crate::host::oom;
 use crate::host::proc::ProcessId;
+use crate::identity::Wanted;
 use crate::machine::{self, Succession, Successor};
 use crate::snapshot::save;
 use crate::snapshot::store::SnapshotStore;
@@ -56,6 +57,8 @@ pub(super) struct Handle {
     /// The disk's size, until the guest has been asked to fill it.
     pub(super) grow: Cell<Option<Size>>,
     about: About,
+    /// The identity that the guest is to be given when its agent answers.
+    pub(super) identify: RefCell<Option<Wanted>>,
     /// What the driver is not to hear of yet, while it is open which QEMU the guest goes on in.
     held: RefCell<Option<Vec<Input>>>,
     /// Told when the monitor answers.
@@ -107,7 +110,8 @@ impl Link {
         })?;
         // QEMU holds the listening ends now. Without our copies, everything connected ends when QEMU does.
         drop(listening);
-        let qemu = Qemu { process, command_line, before, grow: plan.grow };
+        let identify = plan.identify(dir)?;
+        let qemu = Qemu { process, command_line, before, grow: plan.grow, identify };
         Ok(Self::watch(shared, About::of(plan), qemu, ends, Since::Launch))
     }
 
@@ -150,7 +154,7 @@ impl Link {
         drop(listening);
         let command_line =
             std::iter::once(program.clone()).chain(succession.arguments.iter().cloned()).collect();
-        let qemu = Qemu { process, command_line, before, grow: None };
+        let qemu = Qemu { process, command_line, before, grow: None, identify: None };
         let link = Self::watch(shared, old.about.clone(), qemu, ends, Since::Succession);
         Ok((link, succession))
     }
@@ -185,13 +189,13 @@ impl Link {
         let status = status_name(&status);
         let connected = Connected { monitor, events, agent_open };
         let before = oom::Snapshot::take();
-        let qemu = Qemu { process, command_line, before, grow: None };
+        let qemu = Qemu { process, command_line, before, grow: None, identify: None };
         let link = Self::watch(shared, About::of(plan), qemu, ends, Since::Adoption(connected));
         Ok(Some(Adopted { link, running, status }))
     }
 
     fn watch(shared: &Rc<Shared>, about: About, qemu: Qemu, ends: Ends, since: Since) -> Self {
-        let Qemu { process, command_line, before, grow } = qemu;
+        let Qemu { process, command_line, before, grow, identify } = qemu;
         let handle = Rc::new(Handle {
             process,
             monitor: RefCell::new(None),
@@ -200,6 +204,7 @@ impl Link {
             held: RefCell::new(matches!(since, Since::Succession).then(Vec::new)),
             answers: Notify::new(),
             about,
+            identify: RefCell::new(identify),
             command_line,
         });
         // An adopted QEMU can be spoken to at once: what the driver decides first is not lost.
@@ -464,6 +469,7 @@ struct Qemu {
     /// What the kernel had counted before it was there.
     before: oom::Snapshot,
     grow: Option<Size>,
+    identify: Option<Wanted>,
 }
 
 /// Since when there is a link to a QEMU.

@@ -5,19 +5,25 @@
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::begin::{Identity, Restore};
 use super::control::{Failure, FailureKind};
 use super::phase::default_ready;
 use crate::host::{self, KvmState, QemuFacts};
+use crate::identity::{Nic, RandomSeed, Renew, Wanted};
 use crate::image::{self, Image, Manifest};
 use crate::initrd;
 use crate::machine::{self, Disk, Ram, ResolvedAccel, Resources};
 use crate::seed::{self, Method, Seed};
+use crate::snapshot;
 use crate::snapshot::check::machine_differences;
 use crate::snapshot::store::{Snapshot, SnapshotStore};
-use crate::snapshot::{self};
 use crate::spec::{Accel, Arch, Kind, Mac, Net, Ready, Size, VmSpec};
 use crate::store::{Home, RamBase, Record, RunState, VmDir};
+
+/// How long a clone's new addresses are waited for in the guest.
+const RENEWAL: Duration = Duration::from_secs(30);
 
 /// What one run of a VM consists of.
 #[derive(Debug, Clone)]
@@ -54,6 +60,8 @@ pub(super) struct Restored {
     pub(super) flat: PathBuf,
     /// What of its machine decides whether its state can be loaded.
     machine: snapshot::manifest::Machine,
+    /// Who the guest is then to be.
+    pub(super) wanted: Restore,
 }
 
 impl Restored {
@@ -63,13 +71,14 @@ impl Restored {
     }
 
     /// The snapshot of this id, where it can be loaded on this host.
-    pub(super) fn find(home: &Home, id: uuid::Uuid) -> Result<Self, Failure> {
+    pub(super) fn find(home: &Home, wanted: &Restore) -> Result<Self, Failure> {
         let store = SnapshotStore::new(home);
+        let id = wanted.snapshot;
         let snapshot = store.by_id(id)?.ok_or_else(|| {
             Failure::new(FailureKind::NotFound, format!("the snapshot {id} has been removed"))
         })?;
         match (store.flat_ram(&snapshot), snapshot.manifest.machine.clone()) {
-            (Some(flat), Some(machine)) => Ok(Self { snapshot, flat, machine }),
+            (Some(flat), Some(machine)) => Ok(Self { snapshot, flat, machine, wanted: wanted.clone() }),
             _ => Err(Failure::new(
                 FailureKind::Usage,
                 format!("`{}` is a snapshot of a disk only: there is no memory to load", snapshot.shown()),
@@ -300,6 +309,50 @@ impl Plan {
             credentials: self.seed.credential_files(&self.spec, dir),
             seed: self.seed.volume(dir),
             restore: self.restore.as_ref().map(|restore| restore.machine.restore()),
+        }
+    }
+
+    /// What a restored guest is to be told of who it is, through its agent.
+    ///
+    /// # Errors
+    /// When the host gives no random numbers, or the guest has no agent to tell it.
+    pub(super) fn identify(&self, dir: &VmDir) -> Result<Option<Wanted>, Failure> {
+        let Some(restore) = &self.restore else { return Ok(None) };
+        let seed = || {
+            RandomSeed::fresh().map_err(|e| {
+                Failure::new(FailureKind::Other, format!("this host gives no random numbers: {e}"))
+            })
+        };
+        let same = Wanted { seed: Some(seed()?), clock: true, ..Wanted::default() };
+        match restore.wanted.identity {
+            Identity::Full if self.kind != Kind::Linux => {
+                let why = format!("a guest of kind `{}` cannot change its own identity", self.kind);
+                Err(Failure::new(FailureKind::Usage, why).hint("use `--identity network`, or `none`"))
+            }
+            Identity::Full => {
+                let source = &restore.snapshot.manifest.source;
+                let nics = self.spec.nets.iter().zip(&source.macs).zip(&self.macs);
+                let nics = nics.filter_map(|((net, old), new)| {
+                    let address = match net {
+                        Net::Nat { ip, .. } => *ip,
+                        _ => None,
+                    };
+                    Some(Nic { old: old.parse().ok()?, new: *new, address })
+                });
+                let nics: Vec<Nic> = nics.collect();
+                let host_key = seed::ensure_host_key(dir.state_dir(), &self.spec.name)
+                    .map_err(|e| Failure::new(FailureKind::HostUnfit, crate::error::chain(&e)))?;
+                Ok(Some(Wanted {
+                    hostname: Some(self.spec.name.clone()),
+                    machine_id: Some(self.uuid),
+                    host_key: Some(host_key),
+                    renew: (!nics.is_empty()).then(|| Renew::within(RENEWAL)),
+                    nics,
+                    ..same
+                }))
+            }
+            Identity::Same if self.kind == Kind::Linux => Ok(Some(same)),
+            Identity::Same | Identity::Network | Identity::None => Ok(None),
         }
     }
 

@@ -149,6 +149,7 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
         let fulfilled = match until {
             Until::Resumed => reached(PhaseName::Resumed),
             Until::Ready => reached(PhaseName::Ready),
+            Until::Identified => reached(PhaseName::Resumed) && now.run.unconfirmed.is_none(),
             Until::Sign(_) | Until::Ended => false,
         };
         if fulfilled {

@@ -37,6 +37,8 @@ pub enum How {
     Live,
     /// All of it; it ends.
     Stop,
+    /// As `stop`; its next start goes on from there.
+    Suspend,
     /// Its disk alone; it goes on.
     Disk,
 }
@@ -71,7 +73,8 @@ pub(super) async fn save(
     let job = Job::begin(shared, name, how, note)?;
     match (how, job.run.base.clone()) {
         (How::Disk, _) => job.disk(talk).await,
-        (How::Stop, _) => job.stop(talk).await,
+        (How::Stop, _) => job.stop(talk, false).await,
+        (How::Suspend, _) => job.stop(talk, true).await,
         (How::Live, Some(base)) => job.clone_of(base, talk).await,
         (How::Live, None) => job.hand_over(talk).await,
     }
@@ -231,7 +234,7 @@ impl Job {
     }
 
     /// Saves the VM and ends it: its RAM is taken, not copied, where it lies on the store's file system.
-    async fn stop(self, talk: &mut Conversation) -> Result<Saved, Failure> {
+    async fn stop(self, talk: &mut Conversation, suspend: bool) -> Result<Saved, Failure> {
         let arguments = succession_of(&self.handle);
         let (draft, captured, parent) = match self.run.base.clone() {
             Some(base) => {
@@ -263,6 +266,9 @@ impl Job {
         let published = self.publish(talk, draft, captured, parent.as_ref(), &arguments).await;
         match published {
             Ok(saved) => {
+                if suspend && let Err(e) = self.shared.dir.write_suspended(saved.id) {
+                    tracing::error!("the VM will boot instead of going on: {}", chain(&e));
+                }
                 self.shared.tell(Input::Event(Event::Saved));
                 Ok(Saved { pause_ms: None, ..saved })
             }

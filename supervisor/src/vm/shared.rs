@@ -14,7 +14,7 @@ use super::plan::{self, Plan};
 use super::ports::Ports;
 use super::state::Ask;
 use crate::host::proc::ProcessId;
-use crate::spec::Kind;
+use crate::spec::{Arch, Kind};
 use crate::store::{Home, RamBase, RunState, VmDir};
 
 /// The published state of a VM.
@@ -40,8 +40,8 @@ pub(super) struct Shared {
     pub(super) console: Rc<Console>,
     link: RefCell<Option<Rc<Handle>>>,
     ports: RefCell<Rc<Ports>>,
-    /// The guest's family, decided.
-    kind: Cell<Kind>,
+    /// The guest's family, decided, and its instruction set.
+    kind: Cell<(Kind, Arch)>,
     saving: Cell<bool>,
 }
 
@@ -72,7 +72,7 @@ impl Shared {
             console,
             link: RefCell::new(None),
             ports: RefCell::default(),
-            kind: Cell::new(Kind::Other),
+            kind: Cell::new((Kind::Other, Arch::host())),
             saving: Cell::new(false),
         })
     }
@@ -110,11 +110,16 @@ impl Shared {
 
     /// The guest's family.
     pub(super) fn kind(&self) -> Kind {
-        self.kind.get()
+        self.kind.get().0
     }
 
-    pub(super) fn set_kind(&self, kind: Kind) {
-        self.kind.set(kind);
+    /// The guest's instruction set.
+    pub(super) fn arch(&self) -> Arch {
+        self.kind.get().1
+    }
+
+    pub(super) fn set_kind(&self, kind: Kind, arch: Arch) {
+        self.kind.set((kind, arch));
     }
 
     /// Begins a save; nothing when there is one already.

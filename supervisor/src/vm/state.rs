@@ -189,6 +189,8 @@ pub enum Timer {
     Backoff,
     /// For the VM's time to live; armed by the driver.
     Ttl,
+    /// For a clone to confirm its identity; armed by the driver.
+    Identity,
 }
 
 /// What the driver has to do.

@@ -19,8 +19,9 @@ use super::ports::Ports;
 use super::shared::Shared;
 use super::sockets::SocketDir;
 use super::state::{Ask, State};
-use super::{AskedBy, Begin, requests, save};
+use super::{AskedBy, Begin, Identity, Restore, Unconfirmed, requests, save};
 use crate::host::proc::ProcessId;
+use crate::snapshot::store::SnapshotStore;
 use crate::store::{Home, Lock, Record, RunState, SCHEMA, Status, VmDir};
 
 /// How long commands that are being answered may keep a supervisor whose VM has ended.
@@ -159,8 +160,15 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
                 Begin::Adopt => {
                     return Err(Failure::new(FailureKind::WrongState, format!("`{name}` is not running")));
                 }
-                Begin::Boot => None,
-                Begin::Restore(restore) => Some(Restored::find(home, restore.snapshot)?),
+                // One that is gone keeps nobody from starting the VM.
+                Begin::Boot => match dir.suspended() {
+                    Some(snapshot) if SnapshotStore::new(home).by_id(snapshot)?.is_some() => {
+                        let (identity, unconfirmed) = (Identity::Same, Unconfirmed::Keep);
+                        Some(Restored::find(home, &Restore { snapshot, identity, unconfirmed })?)
+                    }
+                    _ => None,
+                },
+                Begin::Restore(restore) => Some(Restored::find(home, restore)?),
             };
             crate::snapshot::save::settle_disk(&dir.disk())?;
             (plan::plan(home, &dir, &record, restore)?, fresh_run(&record, us))
@@ -254,6 +262,7 @@ fn fresh_run(record: &Record, supervisor: ProcessId) -> RunState {
         ram_file: None,
         base: None,
         believes: None,
+        identity: None,
         saving: false,
         successor: None,
         unconfirmed: None,

@@ -201,6 +201,7 @@ mod tests {
             ram_file: None,
             base: None,
             believes: None,
+            identity: None,
             saving: false,
             successor: None,
             unconfirmed: None,

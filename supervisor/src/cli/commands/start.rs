@@ -101,6 +101,11 @@ struct StartedVm<'a> {
     phases: &'a [Phase],
 }
 
+/// Lets a suspended VM go on.
+pub(super) fn go_on(context: &Context, vm: &VmDir, output: Output) -> Result<(), Failed> {
+    start_one(context, vm.name(), Stay { wait: None, timeout: None, output, many: false }).map(drop)
+}
+
 /// Answers the phases that were reached.
 fn start_one(context: &Context, name: &str, stay: Stay<'_>) -> Result<Vec<Phase>, Failed> {
     let vm = context.vm(name)?;

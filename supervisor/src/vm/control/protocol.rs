@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::identity::Wanted;
+use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::spec::Ready;
 use crate::store::{RunState, Source, StoreError};
 use crate::vm::{End, How, Phase};
@@ -134,6 +134,8 @@ impl Family {
 pub enum Until {
     /// The guest's first instruction has run.
     Resumed,
+    /// The guest is who it is to be: a clone has confirmed its new identity, any other runs.
+    Identified,
     /// The VM's own sign of readiness: its spec's, its image's, or its kind's; the first instruction where it has none.
     Ready,
     /// This sign.
