@@ -24,6 +24,7 @@ use super::shared::{Shared, Snapshot};
 use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
 use crate::host::proc::ProcessId;
 use crate::identity::Report;
+use crate::snapshot::store::{Removal, SnapshotStore};
 use crate::spec::{Mac, Ready};
 use crate::store::{Heard, LastRun, Origin, RamBase, RunState, SCHEMA, Source};
 
@@ -493,7 +494,19 @@ impl Driver {
     /// A snapshot is loaded. What was a sign of readiness once is shown by no guest again.
     fn loaded(&mut self) {
         self.mark(PhaseName::Loaded);
-        self.shared.dir.clear_suspended();
+        if self.shared.dir.suspended().is_some() {
+            self.shared.dir.clear_suspended();
+            // What the guest went on from is no place to come back to; its files go when the guest needs them no more.
+            let names = self.plan.as_ref().and_then(|plan| plan.restore.as_ref()).map(Restored::names);
+            let store = SnapshotStore::new(&self.shared.home);
+            tokio::task::spawn_blocking(move || {
+                for name in names.unwrap_or_default() {
+                    if let Err(e) = store.remove(&name, Removal::Detach) {
+                        tracing::warn!("{}", crate::error::chain(&e));
+                    }
+                }
+            });
+        }
         if self.run.unconfirmed.is_some() {
             self.arm(Timer::Identity, IDENTITY_DEADLINE);
         }

@@ -16,9 +16,9 @@ use crate::image::{self, Image, Manifest};
 use crate::initrd;
 use crate::machine::{self, Disk, Ram, ResolvedAccel, Resources};
 use crate::seed::{self, Method, Seed};
-use crate::snapshot;
 use crate::snapshot::check::machine_differences;
 use crate::snapshot::store::{Snapshot, SnapshotStore};
+use crate::snapshot::{self, SnapshotName};
 use crate::spec::{Accel, Arch, Kind, Mac, Net, Ready, Size, VmSpec};
 use crate::store::{Home, RamBase, Record, RunState, VmDir};
 
@@ -65,6 +65,11 @@ pub(super) struct Restored {
 }
 
 impl Restored {
+    /// The names of the snapshot.
+    pub(super) fn names(&self) -> Vec<SnapshotName> {
+        self.snapshot.names.clone()
+    }
+
     /// What a guest that goes on from it has its RAM from.
     pub(super) fn base(&self) -> RamBase {
         RamBase { snapshot: self.snapshot.id(), file: self.flat.clone() }
