@@ -317,6 +317,26 @@ impl Plan {
         }
     }
 
+    /// Who the guest believes to be on this interface, where it is to be another to the network alone.
+    ///
+    /// # Errors
+    /// When the snapshot does not say who its guest is.
+    pub(super) fn believes(&self, net: usize) -> Result<Option<netbr::veil::Identity>, Failure> {
+        let network = |restore: &&Restored| restore.wanted.identity == Identity::Network;
+        let Some(restore) = self.restore.as_ref().filter(network) else { return Ok(None) };
+        let source = &restore.snapshot.manifest.source;
+        let mac = source.macs.get(net).and_then(|mac| mac.parse().ok()).ok_or_else(|| {
+            let why = format!("the snapshot `{}` does not tell its MAC addresses", restore.snapshot.shown());
+            Failure::new(FailureKind::Other, why)
+        })?;
+        let here = source.heard.iter().filter(|(index, _)| *index == net);
+        let ipv4 = here.clone().find_map(|(_, address)| match address {
+            std::net::IpAddr::V4(v4) => Some(*v4),
+            std::net::IpAddr::V6(_) => None,
+        });
+        Ok(Some(netbr::veil::Identity { mac, ipv4, ipv6: Vec::new() }))
+    }
+
     /// What a restored guest is to be told of who it is, through its agent.
     ///
     /// # Errors

@@ -98,6 +98,7 @@ impl Place {
                 macs: vec![],
                 hostname: None,
                 addresses: vec![],
+                heard: Vec::new(),
                 machine_id: None,
             },
             spec: VmSpec::named(name.vm()),
