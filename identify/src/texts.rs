@@ -1,8 +1,31 @@
 //! The guest's own files as far as they are read or changed.
 
+use core::fmt::Write;
+
+use crate::text::Text;
+
+/// A link-layer address as files have it.
+pub fn mac(bytes: [u8; 6]) -> Text<18> {
+    let mut text = Text::default();
+    for (index, byte) in bytes.iter().enumerate() {
+        let _ = write!(text, "{}{byte:02x}", if index > 0 { ":" } else { "" });
+    }
+    text
+}
+
 /// The value of `KEY=value` in a file of such lines, as systemd-networkd keeps in /run/systemd/netif.
 pub fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// Whether an interface has an address of DHCPv6 in /proc/net/if_inet6: of one address and for everybody (Linux, net/ipv6/addrconf.c,
+/// `if6_seq_show`: address, interface, length of the prefix, scope, flags and name, in hexadecimal).
+pub fn has_dhcpv6(text: &str, index: u32) -> bool {
+    text.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let mut number = || words.next().and_then(|word| u32::from_str_radix(word, 16).ok());
+        (number(), number(), number()) == (Some(index), Some(128), Some(0))
+    })
 }
 
 /// Passes `text` on to `out` with every word `old` as `new`, as in hosts(5); answers whether there was one. A word is what stands between
@@ -101,6 +124,21 @@ mod tests {
         assert_eq!(found, ["/etc/ssh/ssh_host_rsa_key", "/a b"]);
         assert!(is_host_key("ssh_host_rsa_key") && is_host_key("ssh_host_ed25519_key.pub"));
         assert!(!is_host_key("ssh_config") && !is_host_key("ssh_host_x") && !is_host_key("ssh_host_key.old"));
+    }
+
+    #[test]
+    fn an_address_has_two_digits_a_byte() {
+        assert_eq!(mac([0x52, 0x54, 0, 0xa, 0xff, 1]).str(), "52:54:00:0a:ff:01");
+    }
+
+    #[test]
+    fn an_address_of_dhcpv6_is_told_from_others() {
+        let text = "fe80000000000000505400fffeb9707e 02 40 20 80 enp0s1\n\
+                    fd000000000000000000000000000123 0b 80 00 00 enp0s2\n\
+                    00000000000000000000000000000001 01 80 10 80 lo\n";
+        let found: Vec<bool> = [1, 2, 11].map(|index| has_dhcpv6(text, index)).into();
+        assert_eq!(found, [false, false, true]);
+        assert!(!has_dhcpv6("x\n\n", 0));
     }
 
     #[test]

@@ -24,8 +24,8 @@ enum Manager {
     Networkd,
     /// dhclient(8), mostly by way of ifup(8).
     Dhclient(u32),
-    /// NetworkManager(8).
-    NetworkManager,
+    /// NetworkManager(8), which cannot be told here.
+    Other,
     /// Nobody that is known here.
     Nobody,
 }
@@ -39,6 +39,8 @@ struct Interface {
     manager: Manager,
     /// It has its address by DHCP.
     leased: bool,
+    /// Its DHCP server knows it by its DUID.
+    duid: bool,
     /// What it had.
     before: Option<Address>,
     /// What it has.
@@ -80,7 +82,9 @@ impl Network {
         for (place, nic) in self.interfaces.iter_mut().zip(request.nics()) {
             let (index, name) = route.find(nic)?;
             let (manager, leased) = manager(index, name.str());
-            *place = Some(Interface { nic: *nic, index, name, manager, leased, before: None, after: None });
+            let duid = manager == Manager::Networkd && networkd::uses_duid(index);
+            *place =
+                Some(Interface { nic: *nic, index, name, manager, leased, duid, before: None, after: None });
         }
         let failed = |what: &str, name: &Line, e| Line::of(format_args!("cannot {what} {}: {e}", name.str()));
         let mut changed = Line::default();
@@ -114,9 +118,10 @@ impl Network {
             return;
         }
         let start = sys::microseconds();
+        let mut asked = 0;
         // From here on no address that comes is missed.
         let (dhcp, address) = match Route::open(midge_identify::netlink::RTMGRP_IPV4_IFADDR) {
-            Ok(watch) => match self.renew(request, envp) {
+            Ok(watch) => match self.renew(request, envp).inspect(|_| asked = sys::microseconds() - start) {
                 Ok(how) if how.is_empty() => {
                     let none = Outcome::not_applicable(format_args!("no interface had an address"));
                     (none.clone(), none)
@@ -132,9 +137,9 @@ impl Network {
                 (failed.clone(), failed)
             }
         };
-        // Asking and waiting for the answer are one.
-        report.item("dhcp", &dhcp, 0);
-        report.item("address", &address, sys::microseconds() - start);
+        // The one is the asking, the other the waiting.
+        report.item("dhcp", &dhcp, asked);
+        report.item("address", &address, sys::microseconds() - start - asked);
         for address in self.interfaces.iter().flatten().filter_map(|interface| interface.after) {
             report.fact("address", format_args!("{}", core::net::Ipv4Addr::from(address.ip)));
         }
@@ -160,7 +165,7 @@ impl Network {
                     self.switch_on_one(interface)?;
                     dhclient::restart(process, envp)?;
                 }
-                Manager::NetworkManager => {
+                Manager::Other => {
                     let name = interface.name.str();
                     return Err(Line::of(format_args!(
                         "NetworkManager manages {name}, which midge cannot have ask anew"
@@ -179,7 +184,7 @@ impl Network {
             let by = match interface.manager {
                 Manager::Networkd => "systemd-networkd",
                 Manager::Dhclient(_) => "dhclient",
-                Manager::NetworkManager | Manager::Nobody => "nobody",
+                Manager::Other | Manager::Nobody => "nobody",
             };
             let _ = write!(how, "{name} by {by} ");
         }
@@ -252,7 +257,7 @@ fn manager(index: u32, name: &str) -> (Manager, bool) {
         return (Manager::Dhclient(process), true);
     }
     if sys::exists(c"/run/NetworkManager/devices") {
-        return (Manager::NetworkManager, true);
+        return (Manager::Other, true);
     }
     (Manager::Nobody, false)
 }

@@ -5,13 +5,15 @@ use midge_identify::netlink::{
 };
 use midge_identify::request::Nic;
 use midge_identify::text::Line;
+use midge_identify::texts;
 
 use crate::sys::{Errno, File};
 
 /// How long the kernel may take to answer, in milliseconds: it answers at once.
 const PATIENCE: u64 = 5000;
-/// Room for a datagram: the kernel sends at most this much at a time to a socket that was not asked with more (netlink(7)).
-const DATAGRAM: usize = 32 << 10;
+/// Room for a datagram: the kernel makes those of a dump two pages long, or as long as one interface needs (Linux,
+/// net/netlink/af_netlink.c, `netlink_dump`).
+const DATAGRAM: usize = 16 << 10;
 const ETIMEDOUT: Errno = Errno(110);
 const EPROTO: Errno = Errno(71);
 
@@ -49,10 +51,9 @@ impl Route {
         if let Err(e) = read {
             return Err(Line::of(format_args!("cannot list the interfaces: {e}")));
         }
-        let [a, b, c, d, e, f] = nic.old;
-        found.map(|(index, name, _)| (index, name)).ok_or_else(|| {
-            Line::of(format_args!("no interface is {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
-        })
+        found
+            .map(|(index, name, _)| (index, name))
+            .ok_or_else(|| Line::of(format_args!("no interface is {}", texts::mac(nic.old).str())))
     }
 
     /// Takes an interface's IPv4 addresses from it, and answers one of them. Those of IPv6 went when it was switched off.
