@@ -36,6 +36,7 @@ fn a_running_debian_becomes_another_machine_or_nothing_is_believed_of_it() {
     guest.may_be_given_a_part_of_an_identity();
     guest.must_have_the_address_that_is_demanded();
     guest.keeps_no_address_that_is_not_leased();
+    guest.may_use_another_client();
     guest.says_what_it_lacks();
     guest.is_not_believed_when_it_lies();
     guest.is_given_up_when_its_agent_dies();
@@ -182,6 +183,38 @@ impl Guest<'_> {
         let report = self.identify(&wanted, DEADLINE).unwrap();
         assert!(report.unconfirmed().contains("is set in the guest"), "{report:?}");
         self.shell("rm /etc/systemd/network/05-static.network; networkctl reload");
+    }
+
+    fn may_use_another_client(&self) {
+        let folder = common::dhclient(self.sandbox.path());
+        self.sandbox.ok(&["cp", "-r", folder.to_str().unwrap(), "deb:/opt"]);
+        // It runs under the name of what loads it.
+        self.shell(
+            "cd /opt/dhclient; mv dhclient client; mv loader dhclient; : > conf; : > leases
+             mkdir -p /run/systemd/network
+             printf '[Match]\nType=ether\n[Link]\nUnmanaged=yes\n' > /run/systemd/network/05-none.network
+             networkctl reload
+             ip -4 addr flush dev $(ls /sys/class/net | grep -v lo)
+             /opt/dhclient/dhclient --library-path /opt/dhclient /opt/dhclient/client -4 -1 -cf /opt/dhclient/conf \
+                 -lf /opt/dhclient/leases -pf /opt/dhclient/pid -sf /opt/dhclient/script \
+                 $(ls /sys/class/net | grep -v lo) 2>&1",
+        );
+        let (before, leases) = (self.facts(), self.leases());
+        let wanted = self.renewed("52:54:00:1d:00:04", "52:54:00:1d:00:05", DEADLINE / 2);
+        let report = self.identify(&wanted, DEADLINE).unwrap();
+        assert!(report.confirmed(), "{report:?}");
+        assert!(report.items[&ItemName::Dhcp].detail.contains("dhclient"), "{report:?}");
+        let after = self.facts();
+        assert_eq!(after["mac"], "52:54:00:1d:00:05");
+        assert_ne!(before["ip"], after["ip"]);
+        let ip = after["ip"].as_str().unwrap();
+        assert!(self.leases().contains(&format!("52:54:00:1d:00:05 {ip}")), "{}", self.leases());
+        assert!(leases.lines().all(|line| self.leases().contains(line)), "a lease was given back: {leases}");
+        let kept = self.shell("cat /opt/dhclient/leases");
+        assert!(kept.contains(ip) && !kept.contains(before["ip"].as_str().unwrap()), "{kept}");
+        self.shell(
+            "kill $(cat /opt/dhclient/pid); rm /run/systemd/network/05-none.network; networkctl reload",
+        );
     }
 
     fn says_what_it_lacks(&self) {

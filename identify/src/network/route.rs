@@ -56,26 +56,29 @@ impl Route {
             .ok_or_else(|| Line::of(format_args!("no interface is {}", texts::mac(nic.old).str())))
     }
 
-    /// Takes an interface's IPv4 addresses from it, and answers one of them. Those of IPv6 went when it was switched off.
-    pub(super) fn forget_addresses(&self, interface: u32) -> Result<Option<Address>, Errno> {
-        let mut had = None;
+    /// Hands each IPv4 address of an interface over.
+    pub(super) fn each_address(&self, interface: u32, mut what: impl FnMut(Address)) -> Result<(), Errno> {
+        self.0.write(Message::addresses().bytes())?;
+        self.answers(|kind, body| {
+            let address = Address::of(body).filter(|a| kind == RTM_NEWADDR && a.interface == interface);
+            address.into_iter().for_each(&mut what);
+        })
+    }
+
+    /// Takes an interface's IPv4 addresses from it. Those of IPv6 went when it was switched off.
+    pub(super) fn forget_addresses(&self, interface: u32) -> Result<(), Errno> {
         // Each round removes one; a machine with more of them than this is not put in order by one more round.
         for _ in 0..64 {
             let mut next = None;
-            self.0.write(Message::addresses().bytes())?;
-            self.answers(|kind, body| {
-                let address = Address::of(body).filter(|a| kind == RTM_NEWADDR && a.interface == interface);
-                next = next.or(address);
-            })?;
+            self.each_address(interface, |address| next = next.or(Some(address)))?;
             let Some(address) = next else { break };
-            had = had.or(Some(address));
             match self.ask(Message::forget(&address)) {
                 // Whoever manages the interface may have been quicker.
                 Ok(()) | Err(Errno(EADDRNOTAVAIL)) => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok(had)
+        Ok(())
     }
 
     /// Waits for addresses that come, for at most so many milliseconds.
