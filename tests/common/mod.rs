@@ -412,3 +412,20 @@ pub fn stop_child(mut child: Child) {
     let _ = child.kill();
     let _ = child.wait();
 }
+
+/// ISC's dhclient of this host with its script and all that it is loaded with, as the guest may have other libraries.
+pub fn dhclient(folder: &Path) -> PathBuf {
+    let program = Path::new("/sbin/dhclient");
+    assert!(program.exists(), "there is no dhclient here: scripts/setup.sh --tests installs it");
+    let folder = folder.join("dhclient");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(program, folder.join("dhclient")).unwrap();
+    fs::copy("/sbin/dhclient-script", folder.join("script")).unwrap();
+    let listed = Command::new("ldd").arg(program).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for path in listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        fs::copy(path, folder.join(if name.starts_with("ld-") { "loader" } else { name })).unwrap();
+    }
+    folder
+}
