@@ -5,7 +5,6 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::process::Command;
 
 use common::{Sandbox, free_port, http};
 use serde_json::{Value, json};
