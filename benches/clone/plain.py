@@ -57,7 +57,10 @@ def main():
         ask(monitor, "cont")
         running = time.monotonic()
         agent = connect(job["agent"])
-        ask(agent, "guest-sync", id=os.getpid())
+        # An answer to whoever asked before the guest was saved may come first.
+        answer = ask(agent, "guest-sync", id=os.getpid())
+        while answer != os.getpid():
+            answer = json.loads(agent.readline()).get("return")
         pid = ask(agent, "guest-exec", path="/bin/true")["pid"]
         while not ask(agent, "guest-exec-status", pid=pid)["exited"]:
             time.sleep(0.01)
