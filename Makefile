@@ -21,6 +21,8 @@ check: ## What a change must pass before it is proposed, besides the tests
 	    cargo --config kernel.toml clippy --release --bins -- -D warnings
 	cd init && cargo fmt --check && cargo clippy --lib --tests -- -D warnings && \
 	    cargo --config static.toml clippy --release --bins -- -D warnings
+	cd identify && cargo fmt --check && cargo clippy --lib --tests -- -D warnings && \
+	    cargo --config static.toml clippy --release --bins -- -D warnings
 
 install: build ## Installs midge, its man pages and completions below PREFIX (/usr/local)
 	install -Dm755 $(MIDGE) $(DESTDIR)$(PREFIX)/bin/midge
@@ -45,4 +47,4 @@ fuzz: ## Fuzzes the parsers for a minute each; needs a nightly Rust and cargo-fu
 
 clean:
 	cargo clean
-	rm -rf guest/target init/target qmp/fuzz/target netbr/fuzz/target supervisor/fuzz/target
+	rm -rf guest/target init/target identify/target qmp/fuzz/target netbr/fuzz/target supervisor/fuzz/target

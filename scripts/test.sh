@@ -4,5 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 (cd guest && cargo test --locked)
 (cd init && cargo test --locked)
+(cd identify && cargo test --locked)
 # Guests under emulation take a core each: as many tests at once as there are cores.
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(nproc)} cargo test --workspace --locked "$@"

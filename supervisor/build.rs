@@ -1,5 +1,5 @@
-//! Builds what runs in guests for the library to embed: the reference unikernel (`guest/`) and the first program of small initial RAM
-//! disks (`init/`).
+//! Builds what runs in guests for the library to embed: the reference unikernel (`guest/`), the first program of small initial RAM
+//! disks (`init/`) and the program that gives a resumed guest an identity of its own (`identify/`).
 //!
 //! They are no members of the workspace, as they need flags of their own, so a second cargo builds them. Their target folders are
 //! shared by all profiles and commands of the outer cargo: `build`, `test`, `clippy` and `doc` build them once.
@@ -11,8 +11,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// The only target so far; its flags are in the files that [`PROGRAMS`] names.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Architectures; the flags of each target are in the files that [`PROGRAMS`] names.
+const X86_64: &str = "x86_64";
+const AARCH64: &str = "aarch64";
 
 /// A program to embed.
 struct Program {
@@ -24,21 +25,39 @@ struct Program {
     flags: &'static str,
     /// Its binary's name.
     name: &'static str,
+    /// What it is written for.
+    archs: &'static [&'static str],
 }
 
-const PROGRAMS: [Program; 2] = [
-    Program { what: "the reference unikernel", folder: "guest", flags: "kernel.toml", name: "hello" },
+const PROGRAMS: [Program; 3] = [
+    Program {
+        what: "the reference unikernel",
+        folder: "guest",
+        flags: "kernel.toml",
+        name: "hello",
+        archs: &[X86_64],
+    },
     Program {
         what: "the first program of initial RAM disks",
         folder: "init",
         flags: "static.toml",
         name: "init",
+        archs: &[X86_64],
+    },
+    Program {
+        what: "the program for guests' identities",
+        folder: "identify",
+        flags: "static.toml",
+        name: "identify",
+        archs: &[X86_64, AARCH64],
     },
 ];
 
 fn main() -> ExitCode {
     for program in &PROGRAMS {
-        println!("cargo:rustc-check-cfg=cfg({}_x86_64)", program.name);
+        for arch in program.archs {
+            println!("cargo:rustc-check-cfg=cfg({}_{arch})", program.name);
+        }
     }
     match PROGRAMS.iter().try_for_each(embed) {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,9 +70,10 @@ fn main() -> ExitCode {
 
 fn embed(program: &Program) -> Result<(), String> {
     // Host, not target: a compiler on x86_64 brings this target's libraries along, whatever it builds `midge` for.
-    if !variable("HOST")?.starts_with("x86_64-") {
-        return Ok(());
-    }
+    let host = variable("HOST")?;
+    let is_host = |arch: &&&str| host.starts_with(&format!("{arch}-"));
+    let Some(arch) = program.archs.iter().find(is_host) else { return Ok(()) };
+    let triple = format!("{arch}-unknown-linux-gnu");
     let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..").join(program.folder);
     for input in ["src", "build.rs", program.flags, "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", package.join(input).display());
@@ -61,21 +81,22 @@ fn embed(program: &Program) -> Result<(), String> {
 
     let out = PathBuf::from(variable("OUT_DIR")?);
     let target = shared_folder(&out).join(program.folder);
-    build(program, &package, &target)?;
+    build(program, &package, &triple, &target)?;
 
-    let built = target.join(TARGET).join("release").join(program.name);
-    let embedded = out.join(format!("{}-x86_64", program.name));
+    let built = target.join(&triple).join("release").join(program.name);
+    let embedded = out.join(format!("{}-{arch}", program.name));
     fs::copy(&built, &embedded)
         .map_err(|error| format!("cannot copy {} to {}: {error}", built.display(), embedded.display()))?;
-    println!("cargo:rustc-cfg={}_x86_64", program.name);
+    println!("cargo:rustc-cfg={}_{arch}", program.name);
     Ok(())
 }
 
-fn build(program: &Program, package: &Path, target: &Path) -> Result<(), String> {
+fn build(program: &Program, package: &Path, triple: &str, target: &Path) -> Result<(), String> {
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
         .current_dir(package)
         .args(["--config", program.flags, "build", "--release", "--locked", "--bin", program.name])
+        .args(["--target", triple])
         .arg("--target-dir")
         .arg(target);
     for (name, _) in env::vars_os() {
@@ -92,7 +113,7 @@ fn build(program: &Program, package: &Path, target: &Path) -> Result<(), String>
     }
     Err(format!(
         "{} in {} did not build ({}); cargo said:\n\n{}\n\
-         It needs a compiler for {TARGET}, a C compiler to link with (`cc`), and the packages of its Cargo.lock:\n\
+         It needs a compiler for {triple}, a C compiler to link with (`cc`), and the packages of its Cargo.lock:\n\
          without a network, run `cargo fetch --manifest-path {}/Cargo.toml` where there is one first.",
         program.what,
         package.display(),

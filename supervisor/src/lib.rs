@@ -4,8 +4,10 @@
 //! Only `vm` spawns processes, only [`store`] writes records, and `machine` is a pure function.
 
 pub mod cli;
+pub mod clone;
 mod error;
 pub mod host;
+pub mod identity;
 pub mod image;
 pub mod initrd;
 pub mod machine;

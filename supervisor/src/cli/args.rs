@@ -1,5 +1,6 @@
 //! The command line: one set of definitions, from which parsing, help, completions and man pages come.
 
+mod clone;
 mod image;
 mod net;
 mod snapshot;
@@ -11,6 +12,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, ValueEnum};
 
+pub(super) use clone::*;
 pub(super) use image::*;
 pub(super) use net::*;
 pub(super) use snapshot::*;

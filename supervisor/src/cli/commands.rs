@@ -1,6 +1,7 @@
 //! One file for each verb, or family of verbs.
 
 mod attach;
+mod clone;
 mod cloud_init;
 mod cmdline;
 mod console;
@@ -17,6 +18,7 @@ mod ls;
 mod names;
 mod net;
 mod pages;
+mod restore;
 mod rm;
 mod run;
 mod set;
@@ -44,6 +46,7 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Rm(args) => rm::rm(context, &args),
         Verb::Pause(args) => stop::pause(context, &args),
         Verb::Resume(args) => stop::resume(context, &args),
+        Verb::Suspend(args) => restore::suspend(context, &args),
         Verb::Rename(args) => set::rename(context, &args),
         Verb::Set(args) => set::set(context, &args),
         Verb::Ls(args) => ls::ls(context, &args),
@@ -60,6 +63,8 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Exec(args) => exec::exec(context, args),
         Verb::Cp(args) => cp::cp(context, &args),
         Verb::Console(args) => console::console(context, &args.name),
+        Verb::Clone(args) => clone::clone(context, &args),
+        Verb::Restore(args) => restore::restore(context, &args),
         Verb::Snapshot(verb) => snapshot::snapshot(context, &verb),
         Verb::Image(verb) => image::image(context, &verb),
         Verb::Net(verb) => net::net(context, &verb),

@@ -50,6 +50,8 @@ impl From<FailureKind> for ExitKind {
             FailureKind::WrongState | FailureKind::Supervised => Self::WrongState,
             FailureKind::Timeout => Self::Timeout,
             FailureKind::HostUnfit => Self::HostUnfit,
+            FailureKind::Incompatible => Self::Incompatible,
+            FailureKind::Unconfirmed => Self::Unconfirmed,
             FailureKind::NoSpace => Self::NoSpace,
             FailureKind::NotFound => Self::NotFound,
             FailureKind::Usage => Self::Usage,

@@ -127,9 +127,16 @@ impl PidFd {
         }
     }
 
+    /// A copy of one of the process's own descriptors (pidfd_getfd(2), since Linux 5.6). Takes the right to trace the process.
+    pub fn descriptor(&self, number: RawFd) -> io::Result<OwnedFd> {
+        Ok(rustix::process::pidfd_getfd(&self.0, number, rustix::process::PidfdGetfdFlags::empty())?)
+    }
+
     /// Resolves when the process ends. Needs a tokio runtime with its I/O driver; cancel-safe.
     pub async fn ended(&self) -> io::Result<()> {
-        let watch = watch(self.0.as_fd())?;
+        // A descriptor of its own for each who waits: epoll(7) takes each number once.
+        let own = self.0.try_clone()?;
+        let watch = watch(own.as_fd())?;
         let _ready = watch.readable().await?;
         Ok(())
     }

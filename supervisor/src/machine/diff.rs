@@ -147,7 +147,7 @@ impl Argument<'_> {
 }
 
 /// Splits at single commas; a doubled one is a comma.
-fn split(value: &str) -> Vec<String> {
+pub(super) fn split(value: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut chars = value.chars().peekable();
     while let Some(c) = chars.next() {

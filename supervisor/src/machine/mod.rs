@@ -30,12 +30,14 @@ mod choose;
 mod devices;
 mod diff;
 mod option;
+mod successor;
 #[cfg(test)]
 mod tests;
 
 pub use choose::{Board, KVM_CPU_ECX, OLDEST_QEMU};
 pub use devices::{DISK_DEVICE, MICROVM_SLOTS, disk_layer};
 pub use diff::{Difference, diff};
+pub use successor::{Succession, Successor, successor, tap_number};
 
 use devices::Bus;
 use option::{Opt, text};

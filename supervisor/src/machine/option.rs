@@ -62,3 +62,32 @@ pub(super) fn text(path: &Path) -> Result<&str, MachineError> {
 fn escape(value: &str) -> String {
     value.replace(',', ",,")
 }
+
+/// One part of an option: `key=value`, or a bare word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Property {
+    /// Its key; none for a bare word.
+    pub(super) key: Option<String>,
+    /// Its value, or the word.
+    pub(super) value: String,
+}
+
+/// The parts of an option, in their order.
+pub(super) fn split(option: &str) -> Vec<Property> {
+    super::diff::split(option)
+        .into_iter()
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) => Property { key: Some(key.to_owned()), value: value.to_owned() },
+            None => Property { key: None, value: word },
+        })
+        .collect()
+}
+
+/// The option that these parts make.
+pub(super) fn join(properties: &[Property]) -> String {
+    let part = |property: &Property| match &property.key {
+        Some(key) => format!("{key}={}", escape(&property.value)),
+        None => escape(&property.value),
+    };
+    properties.iter().map(part).collect::<Vec<_>>().join(",")
+}

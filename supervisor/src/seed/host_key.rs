@@ -14,7 +14,8 @@ pub const PUBLIC: &str = "ssh_host_ed25519_key.pub";
 const KNOWN_HOSTS: &str = "known_hosts";
 
 /// A guest's key pair.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HostKey {
     /// The private key's file, in OpenSSH's format.
     pub private: String,
@@ -49,7 +50,7 @@ pub enum HostKeyError {
 }
 
 /// The key pair in `folder`, made where there is none, with the public key in the folder's `known_hosts` under the name `name`.
-pub(super) fn ensure(folder: &Path, name: &str) -> Result<HostKey, HostKeyError> {
+pub fn ensure(folder: &Path, name: &str) -> Result<HostKey, HostKeyError> {
     let key = match read(folder)? {
         Some(key) => key,
         None => {

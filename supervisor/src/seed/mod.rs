@@ -19,7 +19,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 pub use credentials::names as credential_names;
-pub use host_key::{HostKey, HostKeyError, PRIVATE as HOST_KEY, PUBLIC as HOST_PUBLIC_KEY};
+pub use host_key::{
+    HostKey, HostKeyError, PRIVATE as HOST_KEY, PUBLIC as HOST_PUBLIC_KEY, ensure as ensure_host_key,
+};
 pub use method::{Guest, Method, MethodError, method};
 
 use crate::spec::{Kind, Mac, VmSpec};

@@ -8,9 +8,9 @@
 //!   second one goes on as the first clone of the snapshot, the first one quits. Nothing of RAM is copied while the guest stands
 //!   still, so the pause is the same for every size. Afterwards [`super::ram::copy()`] writes the file, which never changes again, into the
 //!   snapshot.
-//! - [`state_of_template`] and `FICLONE`, where the RAM file's system has it (tmpfs has not): the same QEMU goes on.
-//! - [`state_of_template`] and a copy while the guest stands still: the pause grows with the RAM in use. For hosts and guests where a
-//!   second QEMU cannot be had.
+//! - [`state_of_template`] and `FICLONE`, where the RAM file's system has it: the same QEMU could go on. RAM files lie on tmpfs, which has
+//!   not, so this is not used.
+//! - [`state_of_template`] and a copy while the guest stands still, whose pause grows with the RAM in use: for VMs that end by being saved.
 //!
 //! A clone is saved by [`state_of_clone`] and the pages that are its own ([`super::ram::process`]).
 //!
@@ -50,6 +50,15 @@ pub async fn check_migratable(monitor: &Monitor) -> Result<(), SnapshotError> {
     let reasons = info.get("blocked-reasons").and_then(Value::as_array).into_iter().flatten();
     let reasons: Vec<String> = reasons.filter_map(Value::as_str).map(str::to_owned).collect();
     if reasons.is_empty() { Ok(()) } else { Err(SnapshotError::NotMigratable(reasons)) }
+}
+
+/// QEMU's version: major, minor, micro.
+pub async fn version(monitor: &Monitor) -> Result<(u32, u32, u32), SnapshotError> {
+    let asked = monitor.execute_raw("query-version", json!({}), DEADLINE).await;
+    let version = asked.map_err(qemu_error("tell its version"))?;
+    let number = |key: &str| version.get("qemu")?.get(key)?.as_u64()?.try_into().ok();
+    Ok((number("major"), number("minor"), number("micro")))
+        .map(|(major, minor, micro)| (major.unwrap_or(0), minor.unwrap_or(0), micro.unwrap_or(0)))
 }
 
 /// Stops the guest's CPUs and waits for its disk to be flushed. Answers the moment from which the pause counts.
@@ -212,12 +221,15 @@ pub struct HandOverError {
 /// `new` was started with `-incoming defer`, with the RAM file of `old` mapped privately, and with a disk whose backing file
 /// is the disk of `old`. Its monitor was greeted and its links are as they should be. `stderr` is as for [`load`].
 ///
+/// Where the guest stood still before, it is left so: `goes_on` is false then.
+///
 /// Where this fails, `discard` must end `new` before it answers: then the guest goes on in `old`. Where it succeeds the caller ends
 /// `old` (`quit`), whose RAM file and disk must not change from now on.
 pub async fn hand_over<F: Future<Output = ()>>(
     old: &Monitor,
     new: &Monitor,
     stderr: Option<&Path>,
+    goes_on: bool,
     discard: impl FnOnce() -> F,
 ) -> Result<HandedOver, HandOverError> {
     let handed = async {
@@ -226,14 +238,16 @@ pub async fn hand_over<F: Future<Output = ()>>(
         let saved = since.elapsed();
         load(new, &state, stderr).await?;
         let loaded = since.elapsed();
-        resume(new).await?;
+        if goes_on {
+            resume(new).await?;
+        }
         Ok(HandedOver { state, pause: since.elapsed(), saved, loaded })
     };
     match handed.await {
         Ok(handed) => Ok(handed),
         Err(source) => {
             discard().await;
-            let goes_on = resume(old).await.is_ok();
+            let goes_on = !goes_on || resume(old).await.is_ok();
             Err(HandOverError { goes_on, source })
         }
     }

@@ -24,7 +24,7 @@ mod error;
 pub mod manifest;
 pub mod migratable;
 mod name;
-mod qcow2;
+pub(crate) mod qcow2;
 pub mod ram;
 pub mod save;
 pub mod store;

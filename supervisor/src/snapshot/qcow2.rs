@@ -25,7 +25,7 @@ struct Header {
 }
 
 /// The backing file that a qcow2 file names, as it names it; none where it stands alone.
-pub(super) fn backing(path: &Path) -> Result<Option<PathBuf>, SnapshotError> {
+pub(crate) fn backing(path: &Path) -> Result<Option<PathBuf>, SnapshotError> {
     let file = File::open(path).map_err(io_error("open", path))?;
     let header = read_header(&file, path)?;
     if header.offset == 0 {

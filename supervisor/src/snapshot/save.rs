@@ -26,12 +26,12 @@ use crate::machine::DiskFormat;
 /// What was captured of a VM: the parts of its snapshot, which lie in the draft's folder.
 #[derive(Debug)]
 pub struct Captured {
-    /// How long the guest stood still.
-    pub pause: Duration,
-    /// The device state.
-    pub state: Part,
-    /// RAM.
-    pub ram: Ram,
+    /// How long the guest stood still; none where it has not gone on.
+    pub pause: Option<Duration>,
+    /// The device state; none where only the disk was captured.
+    pub state: Option<Part>,
+    /// RAM, likewise.
+    pub ram: Option<Ram>,
     /// The disk, of a VM that has one.
     pub disk: Option<Disk>,
     /// The digests that are known already.
@@ -63,7 +63,14 @@ pub fn settle_disk(disk: &Path) -> Result<(), SnapshotError> {
 }
 
 /// Takes a VM's disk into the draft and makes the layer that the VM is to go on with. Answers where that is.
+///
+/// # Errors
+/// [`SnapshotError::NotMigratable`] for a raw disk: QEMU can put no layer on it that the VM would find again.
 pub fn prepare_disk(draft: &Draft, disk: &Path) -> Result<PathBuf, SnapshotError> {
+    if disk.extension().is_some_and(|extension| extension == "raw") {
+        let why = "its disk is a raw file that shares blocks with its image's; create it with `--cow qcow2`";
+        return Err(SnapshotError::NotMigratable(vec![why.to_owned()]));
+    }
     settle_disk(disk)?;
     let below = draft.link_disk(disk)?;
     let next = next_disk(disk);
@@ -74,57 +81,28 @@ pub fn prepare_disk(draft: &Draft, disk: &Path) -> Result<PathBuf, SnapshotError
     Ok(next)
 }
 
-/// Gives up the layer of a VM that goes on with its disk as it was.
-fn forget_next(disk: Option<&Path>) {
+/// Gives up the layer that [`prepare_disk`] made: the VM goes on with its disk as it was.
+pub fn forget_next(disk: Option<&Path>) {
     let Some(next) = disk.map(next_disk) else { return };
     if let Err(e) = fs::remove_file(&next) {
         tracing::warn!("cannot remove {}: {e}", next.display());
     }
 }
 
-/// Saves a VM that booted itself, and lets it go on in the same QEMU. Its RAM, the shared file `ram`, is copied while it stands still, unless the
-/// file system shares blocks; nothing else of this task's thread runs meanwhile.
-pub async fn save_with_copy(
-    store: &SnapshotStore,
-    draft: &Draft,
-    monitor: &Monitor,
-    ram: &Path,
-    disk: Option<&Path>,
-    progress: Progress<'_>,
-) -> Result<Captured, SnapshotError> {
-    engine::check_migratable(monitor).await?;
-    if let Some(disk) = disk {
-        prepare_disk(draft, disk)?;
-    }
-    let since = engine::pause(monitor).await.inspect_err(|_| forget_next(disk))?;
-    let captured = async {
-        switch(monitor, draft, disk).await?;
-        let state = engine::state_of_template(monitor).await?;
-        // Where blocks are shared the file is read afterwards, for its digests.
-        let flat = draft.path(RAM);
-        let copied = if ram::reflink(ram, &flat)? { None } else { Some(ram::copy(ram, &flat, progress)?) };
-        Ok::<_, SnapshotError>((state, copied))
-    };
-    let captured = captured.await;
-    let resumed = engine::resume(monitor).await;
-    let pause = since.elapsed();
-    let (state, copied) = captured?;
-    resumed?;
-    finish(store, draft, &state, pause, None, copied)
-}
-
 /// The first half of a save by handing over ([`engine::hand_over`]): the guest goes on in `new`, which was started on `ram` and on
 /// what [`prepare_disk`] made. [`finish_hand_over`] is the second.
 ///
-/// Where this fails the VM's disk is as it was before [`prepare_disk`], unless the guest stands still.
+/// A guest that stood still before goes over as it is: `goes_on` is false then. Where this fails the VM's disk is as it was before
+/// [`prepare_disk`], unless the guest stands still.
 pub async fn hand_over<F: Future<Output = ()>>(
     old: &Monitor,
     new: &Monitor,
     disk: Option<&Path>,
     stderr: Option<&Path>,
+    goes_on: bool,
     discard: impl FnOnce() -> F,
 ) -> Result<HandedOver, HandOverError> {
-    let handed = engine::hand_over(old, new, stderr, discard).await;
+    let handed = engine::hand_over(old, new, stderr, goes_on, discard).await;
     match &handed {
         Ok(_) => {
             // What fails here is done by the next start of the VM.
@@ -147,7 +125,62 @@ pub fn finish_hand_over(
     progress: Progress<'_>,
 ) -> Result<Captured, SnapshotError> {
     let copied = ram::copy(ram, &draft.path(RAM), progress)?;
-    finish(store, draft, &handed.state, handed.pause, None, Some(copied))
+    finish(store, draft, &handed.state, Some(handed.pause), None, Some(copied))
+}
+
+/// Captures a VM that booted itself and is to end: its RAM file is moved where it lies on the store's file system, and copied where it does
+/// not. The guest stands still from now on, and goes on only where this fails.
+pub async fn save_and_stop(
+    store: &SnapshotStore,
+    draft: &Draft,
+    monitor: &Monitor,
+    ram: &Path,
+    disk: Option<&Path>,
+    progress: Progress<'_>,
+) -> Result<Captured, SnapshotError> {
+    engine::check_migratable(monitor).await?;
+    if let Some(disk) = disk {
+        prepare_disk(draft, disk)?;
+    }
+    engine::pause(monitor).await.inspect_err(|_| forget_next(disk))?;
+    let captured = async {
+        switch(monitor, draft, disk).await?;
+        let state = engine::state_of_template(monitor).await?;
+        let flat = draft.path(RAM);
+        let copied = if ram::take(ram, &flat)? { None } else { Some(ram::copy(ram, &flat, progress)?) };
+        finish(store, draft, &state, None, None, copied)
+    };
+    let captured = captured.await;
+    if captured.is_err() {
+        // The error that led here says more than one of this would.
+        let _ = engine::resume(monitor).await;
+    }
+    captured
+}
+
+/// Captures the disk of a VM that runs, as it is at one moment, and lets it go on.
+pub async fn save_disk(
+    store: &SnapshotStore,
+    draft: &Draft,
+    monitor: &Monitor,
+    disk: &Path,
+) -> Result<Captured, SnapshotError> {
+    prepare_disk(draft, disk)?;
+    // Putting the layer on the disk drains and flushes it (QEMU, block.c, `bdrv_append()` between drained sections).
+    switch(monitor, draft, Some(disk)).await?;
+    captured_disk(store, draft)
+}
+
+/// Captures the disk of a VM that does not run.
+pub fn take_disk(store: &SnapshotStore, draft: &Draft, disk: &Path) -> Result<Captured, SnapshotError> {
+    prepare_disk(draft, disk)?;
+    settle_disk(disk)?;
+    captured_disk(store, draft)
+}
+
+fn captured_disk(store: &SnapshotStore, draft: &Draft) -> Result<Captured, SnapshotError> {
+    let disk = disk_of(store, draft)?;
+    Ok(Captured { pause: None, state: None, ram: None, disk, digests: BTreeMap::new() })
 }
 
 /// A clone that is to be saved.
@@ -157,37 +190,36 @@ pub struct CloneSource<'a> {
     pub monitor: &'a Monitor,
     /// Its QEMU's process.
     pub pid: u32,
-    /// The snapshot that it was loaded from.
-    pub parent: &'a Snapshot,
+    /// The state that it was loaded from.
+    pub state: &'a [u8],
+    /// The snapshot whose flat RAM file holds the same bytes as the one that it maps ([`SnapshotStore::ram_base`]); none where there is no
+    /// such snapshot, and its RAM has to be saved whole.
+    pub base: Option<uuid::Uuid>,
     /// The flat RAM file that it maps: [`SnapshotStore::flat_ram`], or the file of a VM that went on as the first clone of its own
     /// snapshot.
     pub mapped: &'a Path,
     /// Its disk.
     pub disk: Option<&'a Path>,
+    /// It goes on afterwards.
+    pub goes_on: bool,
 }
 
-/// Saves a clone, and lets it go on: only what differs from its parent is written.
+/// Saves a clone: only what differs from its parent is written.
 pub async fn save_clone(
     store: &SnapshotStore,
     draft: &Draft,
     source: &CloneSource<'_>,
     progress: Progress<'_>,
 ) -> Result<Captured, SnapshotError> {
-    let CloneSource { monitor, pid, parent, mapped, disk } = *source;
+    let CloneSource { monitor, pid, state: parent_state, base, mapped, disk, goes_on } = *source;
     engine::check_migratable(monitor).await?;
-    let no_state = || SnapshotError::Damaged {
-        path: parent.folder.clone(),
-        what: "a clone's parent must have a state, and this one has none".to_owned(),
-    };
-    let parent_state = store.state(parent)?.ok_or_else(no_state)?;
-    let base = store.ram_base(parent).ok_or_else(no_state)?;
     let mapping = Mapping::private_of(pid, mapped)?;
     let size = fs::metadata(mapped).map_err(io_error("look at", mapped))?.len();
     // What is known before the guest stops decides the form, and what need not wait for that is done.
     let before = Extent::total(&mapping.own_pages()?);
     let flat = draft.path(RAM);
     let reflink = ram::reflink(mapped, &flat)?;
-    let form = Form::choose(before, reflink);
+    let form = if base.is_some() { Form::choose(before, reflink) } else { Form::Flat };
     if form == Form::Flat && !reflink {
         ram::copy(mapped, &flat, progress)?;
         ram::set_writable(&flat)?;
@@ -199,20 +231,22 @@ pub async fn save_clone(
     let since = engine::pause(monitor).await.inspect_err(|_| forget_next(disk))?;
     let captured = async {
         switch(monitor, draft, disk).await?;
-        let state = engine::state_of_clone(monitor, &parent_state).await?;
+        let state = engine::state_of_clone(monitor, parent_state).await?;
         let own = mapping.own_pages()?;
         let memory = mapping.memory()?;
+        // The name of its base is of no account where the delta is only on its way into a flat file.
+        let base = base.unwrap_or_default();
         delta::write(&draft.path(RAM_DELTA), base, size, &own, |at, into| memory.read(at, into))?;
         Ok::<_, SnapshotError>(state)
     };
     let captured = captured.await;
-    let resumed = engine::resume(monitor).await;
-    let pause = since.elapsed();
+    let resumed = if goes_on || captured.is_err() { engine::resume(monitor).await } else { Ok(()) };
+    let pause = goes_on.then(|| since.elapsed());
     let state = captured?;
     resumed?;
 
     if form == Form::Delta {
-        return finish(store, draft, &state, pause, Some(base), None);
+        return finish(store, draft, &state, pause, base, None);
     }
     let file = draft.path(RAM_DELTA);
     Delta::open(&file)?.apply_to_file(&flat, progress)?;
@@ -237,28 +271,36 @@ fn finish(
     store: &SnapshotStore,
     draft: &Draft,
     state: &[u8],
-    pause: Duration,
+    pause: Option<Duration>,
     base: Option<uuid::Uuid>,
     copied: Option<Copied>,
 ) -> Result<Captured, SnapshotError> {
-    let part = |file: &str| {
-        let path = draft.path(file);
-        let size = fs::metadata(&path).map_err(io_error("look at", &path))?.len();
-        Ok::<_, SnapshotError>(Part { file: file.into(), size })
-    };
     draft.write(STATE, state)?;
-    let ram = Ram { part: part(if base.is_some() { RAM_DELTA } else { RAM })?, base };
-    let disk = if draft.path(DISK).exists() {
-        let path = draft.path(DISK);
-        let virtual_size = overlay::virtual_size(&path, DiskFormat::Qcow2).map_err(|e| {
-            SnapshotError::Io { what: "read the size of", path: path.clone(), source: io::Error::other(e) }
-        })?;
-        Some(Disk { layers: vec![part(DISK)?], base: store.disk_base(&path)?, virtual_size })
-    } else {
-        None
-    };
+    let ram = Ram { part: part(draft, if base.is_some() { RAM_DELTA } else { RAM })?, base };
+    let disk = disk_of(store, draft)?;
     let digests = copied.map(|copied| (PathBuf::from(RAM), copied.digests)).into_iter().collect();
-    Ok(Captured { pause, state: part(STATE)?, ram, disk, digests })
+    Ok(Captured { pause, state: Some(part(draft, STATE)?), ram: Some(ram), disk, digests })
+}
+
+/// The disk that was taken into the draft, if there is one.
+fn disk_of(store: &SnapshotStore, draft: &Draft) -> Result<Option<Disk>, SnapshotError> {
+    let path = draft.path(DISK);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let virtual_size = overlay::virtual_size(&path, DiskFormat::Qcow2).map_err(|e| SnapshotError::Io {
+        what: "read the size of",
+        path: path.clone(),
+        source: io::Error::other(e),
+    })?;
+    Ok(Some(Disk { layers: vec![part(draft, DISK)?], base: store.disk_base(&path)?, virtual_size }))
+}
+
+/// A file of the draft.
+fn part(draft: &Draft, file: &str) -> Result<Part, SnapshotError> {
+    let path = draft.path(file);
+    let size = fs::metadata(&path).map_err(io_error("look at", &path))?.len();
+    Ok(Part { file: file.into(), size })
 }
 
 /// Loads a snapshot into a QEMU that was started for it: with `-incoming defer`, on [`SnapshotStore::flat_ram`], with a disk on the

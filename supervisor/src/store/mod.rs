@@ -25,7 +25,7 @@ pub(crate) use home::write_whole;
 pub use lock::Lock;
 pub use origin::Origin;
 pub use record::{LastRun, Record};
-pub use run::{Heard, PortState, RunState, Source};
+pub use run::{Heard, PortState, RamBase, RunState, Source};
 pub use vms::{Status, VmDir};
 
 /// Version of every record's format. A record with a higher one was written by a newer midge and is left alone.

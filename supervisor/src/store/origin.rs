@@ -22,6 +22,8 @@ pub struct Origin {
 
 /// Name of the file.
 const FILE: &str = "origin.json";
+/// Name of the file that marks a suspended VM: the id of the snapshot that it goes on from.
+const SUSPENDED: &str = "suspended";
 
 impl Origin {
     /// An origin of this version.
@@ -40,6 +42,22 @@ impl VmDir {
     /// The snapshot that the VM was cloned from, if it was.
     pub fn origin(&self) -> Result<Option<Origin>, StoreError> {
         self.read_json(&self.state_dir().join(FILE))
+    }
+
+    /// The snapshot that the VM's next start is to go on from, if it was suspended.
+    #[must_use]
+    pub fn suspended(&self) -> Option<uuid::Uuid> {
+        std::fs::read_to_string(self.state_dir().join(SUSPENDED)).ok()?.trim().parse().ok()
+    }
+
+    /// Notes that the VM's next start is to go on from this snapshot.
+    pub fn write_suspended(&self, snapshot: uuid::Uuid) -> Result<(), StoreError> {
+        super::write_whole(&self.state_dir().join(SUSPENDED), format!("{snapshot}\n").as_bytes(), true)
+    }
+
+    /// Forgets that the VM was suspended: it goes on, or boots.
+    pub fn clear_suspended(&self) {
+        let _ = std::fs::remove_file(self.state_dir().join(SUSPENDED));
     }
 
     /// Notes that the VM stands on a snapshot from now on: that it goes on as the first clone of its own. The caller holds

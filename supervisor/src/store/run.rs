@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::proc::ProcessId;
 use crate::machine::ResolvedAccel;
-use crate::vm::{Phase, State};
+use crate::vm::{Phase, State, Unconfirmed};
 
 /// `state.json`: one run of a VM, rewritten by its supervisor at each change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,24 @@ pub struct RunState {
     /// The file that holds the guest's RAM, to be removed with the run; none with anonymous RAM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram_file: Option<std::path::PathBuf>,
+    /// What the guest's RAM is a private mapping of, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<RamBase>,
+    /// Who the guest believes to be, where that is not what the VM's record says: a clone whose identity was left as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub believes: Option<crate::snapshot::manifest::Source>,
+    /// What the guest has told of its new identity, where one was asked of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<serde_json::Value>,
+    /// The VM is being saved: for this it stands still for a moment, and nobody has asked it to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub saving: bool,
+    /// Another QEMU, which is to take the guest over from `qemu` while the VM is saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<ProcessId>,
+    /// A new identity was asked of the guest, and it has not confirmed it: what becomes of it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<Unconfirmed>,
     /// The phases reached so far.
     pub phases: Vec<Phase>,
     /// The guest's addresses as far as they are known.
@@ -47,6 +65,15 @@ pub struct RunState {
     /// Restarts by the restart policy since `midge start`.
     #[serde(default)]
     pub restarts: u32,
+}
+
+/// What the RAM of a running guest is a private mapping of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RamBase {
+    /// The snapshot whose state was loaded. Where the VM goes on as the first clone of its own, that one may still be in the making.
+    pub snapshot: uuid::Uuid,
+    /// The file that is mapped: the snapshot's, or the one in which the VM ran before it was saved.
+    pub file: std::path::PathBuf,
 }
 
 /// An address of the guest, as heard on its port.

@@ -128,6 +128,12 @@ impl VmDir {
         if raw { DiskFormat::Raw } else { DiskFormat::Qcow2 }
     }
 
+    /// The state that the running guest was loaded from, as long as no snapshot has it.
+    #[must_use]
+    pub fn base_state(&self) -> PathBuf {
+        self.run.join("base.state")
+    }
+
     /// What the guest wrote on its serial console.
     #[must_use]
     pub fn console_log(&self) -> PathBuf {
@@ -275,7 +281,9 @@ impl VmDir {
         }
         let _ = fs::remove_file(self.state.join("run.json"));
         crate::seed::clear(&self.run);
-        for file in ["state.json", "control.sock", "monitor.sock", "console.sock", "agent.sock", "ram"] {
+        for file in
+            ["state.json", "control.sock", "monitor.sock", "console.sock", "agent.sock", "ram", "base.state"]
+        {
             let _ = fs::remove_file(self.run.join(file));
         }
     }

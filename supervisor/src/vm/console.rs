@@ -57,6 +57,7 @@ impl Console {
     pub(super) async fn run(self: Rc<Self>, stream: UnixStream, mut look: impl FnMut(&[u8])) {
         let (mut reader, writer) = stream.into_split();
         let (keyboard, keys) = mpsc::channel(64);
+        let ours = keyboard.clone();
         *self.keyboard.borrow_mut() = Some(keyboard);
         let typing = tokio::task::spawn_local(type_keys(writer, keys));
         let mut buffer = vec![0; 16 << 10];
@@ -71,7 +72,11 @@ impl Console {
                 }
             }
         }
-        *self.keyboard.borrow_mut() = None;
+        // That of another QEMU, which the guest has gone over to, is not ours to take away.
+        let mut keyboard = self.keyboard.borrow_mut();
+        if keyboard.as_ref().is_some_and(|in_use| in_use.same_channel(&ours)) {
+            *keyboard = None;
+        }
         typing.abort();
     }
 

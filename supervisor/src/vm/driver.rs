@@ -13,17 +13,23 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::addresses::Addresses;
+use super::begin::{Identity, Unconfirmed};
 use super::control::Failure;
 use super::history::{Happening, History};
 use super::link::{Adopted, Link};
 use super::phase::{Phase, PhaseName, Sign};
-use super::plan::Plan;
+use super::plan::{Plan, Restored};
 use super::ports::Ports;
 use super::shared::{Shared, Snapshot};
 use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
 use crate::host::proc::ProcessId;
+use crate::identity::Report;
+use crate::snapshot::store::{Removal, SnapshotStore};
 use crate::spec::{Mac, Ready};
-use crate::store::{Heard, LastRun, RunState, SCHEMA, Source};
+use crate::store::{Heard, LastRun, Origin, RamBase, RunState, SCHEMA, Source};
+
+/// How long a clone may take to confirm its new identity: under emulation on a busy host its agent takes seconds.
+pub(super) const IDENTITY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Something for the driver.
 #[derive(Debug)]
@@ -42,6 +48,14 @@ pub(super) enum Input {
     Heard(usize, Vec<Heard>),
     /// The run that follows the one before is prepared, or cannot be.
     Planned(Box<Result<Plan, Failure>>),
+    /// The VM is being saved, or is not any more.
+    Saving(bool),
+    /// This QEMU may take the guest over; none when the question is settled. Answered when that is noted.
+    Successor(Option<ProcessId>, oneshot::Sender<()>),
+    /// The guest has gone over to this QEMU; the link to the one before is wanted back.
+    WentOver(Box<Link>, RamBase, oneshot::Sender<Option<Link>>),
+    /// What the guest says of the identity that was asked of it, or why it says nothing.
+    Identified(Result<Report, String>),
     /// For the history alone.
     Happened(Happening),
 }
@@ -61,6 +75,8 @@ pub(super) struct Driver {
     addresses: Addresses,
     /// The agent answers, and an address is all that is missing for the guest to be ready.
     awaits_address: bool,
+    /// The guest is ready but for its identity.
+    waits_for_identity: bool,
     /// The plan is to be made anew for the next start.
     stale_plan: bool,
     /// What a person who follows the boot should know.
@@ -83,7 +99,9 @@ impl Driver {
             hears: Policy::kind_hears(plan.spec.kind),
             shows_ready: plan.ready.is_some(),
             reset_ends: plan.spec.on_reset == crate::spec::OnReset::Stop,
+            restores: plan.restore.is_some(),
         };
+        shared.set_kind(plan.kind, plan.spec.arch);
         let history = History::open(&shared.dir.events_log());
         Self {
             shared,
@@ -93,6 +111,7 @@ impl Driver {
             history,
             addresses: Addresses::default(),
             awaits_address: false,
+            waits_for_identity: false,
             stale_plan: false,
             notes: Vec::new(),
             earlier_restarts: run.restarts,
@@ -125,11 +144,10 @@ impl Driver {
             Input::Event(event) => {
                 match &event {
                     Event::MonitorUp => self.mark(PhaseName::Monitor),
-                    Event::Resumed => {
-                        self.mark(PhaseName::Resumed);
-                        if self.plan.as_ref().is_some_and(|p| p.ready.is_none()) {
-                            self.mark(PhaseName::Ready);
-                        }
+                    Event::Loaded => self.loaded(),
+                    Event::Resumed => self.resumed(),
+                    Event::TimeOut(Timer::Identity) => {
+                        self.identified(Err(format!("no answer within {} s", IDENTITY_DEADLINE.as_secs())));
                     }
                     _ => {}
                 }
@@ -167,6 +185,23 @@ impl Driver {
                 self.addresses_changed();
             }
             Input::Planned(planned) => self.spawn(*planned),
+            Input::Identified(told) => self.identified(told),
+            Input::Saving(saving) => self.run.saving = saving,
+            Input::Successor(successor, noted) => {
+                self.run.successor = successor;
+                self.publish(None);
+                let _ = noted.send(());
+            }
+            Input::WentOver(link, base, before) => {
+                self.run.qemu = link.process_id().cloned();
+                self.run.successor = None;
+                self.run.base = Some(base);
+                self.shared.set_link(Some(link.handle()));
+                let _ = before.send(self.link.replace(*link));
+                if let Err(e) = self.shared.dir.write_run_mark(&self.run) {
+                    tracing::error!("cannot note that the VM runs: {e}");
+                }
+            }
             Input::Happened(what) => {
                 if let Happening::DiskNotGrown { disk, reason } = &what {
                     self.notes.push(format!(
@@ -180,6 +215,11 @@ impl Driver {
     }
 
     fn ready(&mut self) {
+        // Who it is comes first: a clone that answers as its source is not ready for anything.
+        if self.run.unconfirmed.is_some() {
+            self.waits_for_identity = true;
+            return;
+        }
         self.mark(PhaseName::Ready);
         self.feed(Event::Ready);
     }
@@ -282,6 +322,12 @@ impl Driver {
                     link.command(&action);
                 }
             }
+            Action::Load => {
+                let restore = self.plan.as_ref().and_then(|plan| plan.restore.as_ref());
+                if let (Some(link), Some(restore)) = (&self.link, restore) {
+                    link.load(&self.shared, restore);
+                }
+            }
             Action::KillQemu => {
                 if let Some(link) = &self.link {
                     link.kill();
@@ -307,6 +353,7 @@ impl Driver {
                     tracing::error!("cannot record how the guest ended: {e}");
                 }
                 self.clear_away();
+                self.let_go_of_memory();
                 if self.machine.state() == State::Restarting {
                     // Whoever waits for a sign waits for the next run's.
                     self.run.phases.clear();
@@ -352,6 +399,21 @@ impl Driver {
         });
     }
 
+    /// A guest that has ended boots when it is started again: from now on only the VM's disk stands on a snapshot.
+    fn let_go_of_memory(&mut self) {
+        if self.run.base.take().is_none() || self.shared.dir.suspended().is_some() {
+            return;
+        }
+        let dir = &self.shared.dir;
+        let given_up = dir.origin().and_then(|origin| match origin {
+            Some(origin) if origin.memory => dir.write_origin(&Origin { memory: false, ..origin }),
+            _ => Ok(()),
+        });
+        if let Err(e) = given_up {
+            tracing::warn!("{}", crate::error::chain(&e));
+        }
+    }
+
     /// Lets go of a QEMU that has left.
     fn clear_away(&mut self) {
         self.link = None;
@@ -391,6 +453,7 @@ impl Driver {
             self.run.accel = Some(plan.accel);
             self.run.qemu_version = Some(plan.qemu.version_line.clone());
             self.run.ram_file = plan.ram_file().map(ToOwned::to_owned);
+            self.begins_as(plan.restore.as_ref());
             // Before the RAM file is made, so that whoever finds us killed knows of it.
             self.publish(None);
             let link = Link::launch(&self.shared, &plan, &self.shared.ports());
@@ -416,6 +479,90 @@ impl Driver {
         self.publish(None);
     }
 
+    /// Notes who a guest is at its beginning, by what it was restored from.
+    fn begins_as(&mut self, restore: Option<&Restored>) {
+        self.run.base = restore.map(Restored::base);
+        self.run.identity = None;
+        self.waits_for_identity = false;
+        let wanted = restore.map(|restore| &restore.wanted);
+        self.run.unconfirmed =
+            wanted.filter(|wanted| wanted.identity == Identity::Full).map(|wanted| wanted.unconfirmed);
+        let other = restore.filter(|restore| restore.wanted.identity != Identity::Same);
+        self.run.believes = other.map(|restore| restore.snapshot.manifest.source.clone());
+    }
+
+    /// A snapshot is loaded. What was a sign of readiness once is shown by no guest again.
+    fn loaded(&mut self) {
+        self.mark(PhaseName::Loaded);
+        if self.shared.dir.suspended().is_some() {
+            self.shared.dir.clear_suspended();
+            // What the guest went on from is no place to come back to; its files go when the guest needs them no more.
+            let names = self.plan.as_ref().and_then(|plan| plan.restore.as_ref()).map(Restored::names);
+            let store = SnapshotStore::new(&self.shared.home);
+            tokio::task::spawn_blocking(move || {
+                for name in names.unwrap_or_default() {
+                    if let Err(e) = store.remove(&name, Removal::Detach) {
+                        tracing::warn!("{}", crate::error::chain(&e));
+                    }
+                }
+            });
+        }
+        if self.run.unconfirmed.is_some() {
+            self.arm(Timer::Identity, IDENTITY_DEADLINE);
+        }
+    }
+
+    /// The guest runs, for the first time or again.
+    fn resumed(&mut self) {
+        self.mark(PhaseName::Resumed);
+        let Some(plan) = &self.plan else { return };
+        let shown = match &plan.ready {
+            None => true,
+            Some(Ready::Serial(_)) => plan.restore.is_some(),
+            Some(_) => false,
+        };
+        let identified = plan.restore.is_some() && self.run.unconfirmed.is_none();
+        if identified {
+            self.mark(PhaseName::Identified);
+        }
+        if shown {
+            self.ready();
+        }
+    }
+
+    /// What has become of the identity that was asked of the guest.
+    fn identified(&mut self, told: Result<Report, String>) {
+        let judged = told.and_then(|report| {
+            self.run.identity = serde_json::to_value(&report).ok();
+            if report.confirmed() { Ok(()) } else { Err(report.unconfirmed()) }
+        });
+        let Some(unconfirmed) = self.run.unconfirmed else {
+            // Asked of one that is the same as before: nothing depends on it.
+            if let Err(why) = judged {
+                self.notes
+                    .push(format!("the guest's clock and random numbers are as they were saved: {why}"));
+            }
+            return;
+        };
+        if let Some(timer) = self.timers.remove(&Timer::Identity) {
+            timer.abort();
+        }
+        match (judged, unconfirmed) {
+            (Ok(()), _) => {
+                self.run.unconfirmed = None;
+                self.run.believes = None;
+                self.mark(PhaseName::Identified);
+                if std::mem::take(&mut self.waits_for_identity) {
+                    self.ready();
+                }
+            }
+            (Err(detail), Unconfirmed::Keep) => {
+                self.notes.push(format!("the guest has not confirmed its new identity: {detail}"));
+            }
+            (Err(detail), Unconfirmed::Stop) => self.feed(Event::Unconfirmed { detail }),
+        }
+    }
+
     fn adopt(&mut self, adopted: Adopted) {
         let Adopted { link, running, status } = adopted;
         if let Some(started) = self.run.started {
@@ -424,6 +571,9 @@ impl Driver {
             self.spawned_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         }
         let ready = self.run.phases.iter().any(|p| p.name == PhaseName::Ready);
+        // It stood still for the sake of a save that was cut short.
+        let interrupted =
+            std::mem::take(&mut self.run.saving) && matches!(self.run.state, State::Booting | State::Running);
         if let Some(ProcessId { pid, .. }) = self.run.qemu {
             self.history.add(Happening::Adopted { pid });
         }
@@ -435,6 +585,13 @@ impl Driver {
         self.shared.set_link(Some(link.handle()));
         self.link = Some(link);
         self.feed(Event::Adopt { running, status, ready });
+        if self.run.unconfirmed == Some(Unconfirmed::Stop) {
+            let detail = "its supervisor was killed before it had".to_owned();
+            self.feed(Event::Unconfirmed { detail });
+        }
+        if interrupted && matches!(self.machine.state(), State::Paused { .. }) {
+            let _ = self.feed_ask(Ask::Resume);
+        }
         self.publish(None);
     }
 

@@ -45,6 +45,18 @@ pub enum Cause {
     },
     /// Ended by midge at once, without asking the guest.
     Killed,
+    /// It was saved, and ended so that it can go on from there.
+    Saved,
+    /// A snapshot could not be loaded.
+    NotRestored {
+        /// Why.
+        detail: String,
+    },
+    /// A new identity was asked of it, and it did not confirm it.
+    Unconfirmed {
+        /// What is known.
+        detail: String,
+    },
     /// The kernel's out-of-memory killer took QEMU.
     OomKilled {
         /// Where the kernel said so.
@@ -74,7 +86,10 @@ impl End {
     #[must_use]
     pub fn is_failure(&self) -> bool {
         self.asked_by.is_none()
-            && !matches!(self.cause, Cause::PoweredOff | Cause::Reset | Cause::DebugExit { code: 0 })
+            && !matches!(
+                self.cause,
+                Cause::PoweredOff | Cause::Reset | Cause::Saved | Cause::DebugExit { code: 0 }
+            )
     }
 }
 
@@ -89,6 +104,9 @@ impl fmt::Display for Cause {
             Self::QemuCrashed { detail } => write!(f, "QEMU crashed ({detail})"),
             Self::QemuFailed { detail } => write!(f, "QEMU did not start ({detail})"),
             Self::Killed => f.write_str("killed"),
+            Self::Saved => f.write_str("saved"),
+            Self::NotRestored { detail } => write!(f, "the snapshot could not be loaded ({detail})"),
+            Self::Unconfirmed { detail } => write!(f, "it did not confirm its new identity ({detail})"),
             Self::OomKilled { .. } => f.write_str("out of memory"),
             Self::Unknown { detail } => write!(f, "unknown ({detail})"),
         }

@@ -11,9 +11,11 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::control::{Failure, FailureKind};
-use super::driver::Input;
+use super::driver::{IDENTITY_DEADLINE, Input};
 use super::link::Handle;
 use super::shared::Shared;
+use crate::error::chain;
+use crate::identity;
 use crate::spec::{Kind, Mac};
 
 /// How long the agent may take to answer. Under emulation a busy guest takes seconds.
@@ -74,6 +76,10 @@ impl AgentPort {
                 }
             };
             handle.agent.far_end.send_replace(FarEnd::Agent);
+            if let Some(wanted) = handle.identify.take() {
+                let told = identity::apply(&agent, shared.arch(), &wanted, IDENTITY_DEADLINE).await;
+                shared.tell(Input::Identified(told.map_err(|e| chain(&e))));
+            }
             shared.tell(Input::AgentUp);
             if kind == Kind::Linux {
                 let grow = async {
@@ -146,6 +152,33 @@ impl AgentPort {
     pub(super) async fn up(&self) {
         // The sender lives as long as `self`.
         let _ = self.far_end.subscribe().wait_for(|far_end| *far_end == FarEnd::Agent).await;
+    }
+
+    /// Has the guest write its file systems out and keep them still, where there is an agent that can; answers whether they are.
+    pub(super) async fn freeze(&self) -> bool {
+        let Some(agent) = self.answering() else { return false };
+        match agent.execute_raw("guest-fsfreeze-freeze", serde_json::json!({}), AGENT_DEADLINE).await {
+            Ok(_) => true,
+            Err(e) => {
+                tracing::warn!("the guest's file systems are saved as after a power cut: {e}");
+                false
+            }
+        }
+    }
+
+    /// Ends what [`Self::freeze`] began.
+    pub(super) async fn thaw(&self) {
+        let Some(agent) = self.answering() else { return };
+        if let Err(e) = agent.execute_raw("guest-fsfreeze-thaw", serde_json::json!({}), AGENT_DEADLINE).await
+        {
+            tracing::error!("the guest's file systems stand still, and cannot be woken: {e}");
+        }
+    }
+
+    /// Resolves when the guest closes the port, or something else than an agent that has answered is there.
+    pub(super) async fn gone(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.far_end.subscribe().wait_for(|far_end| *far_end != FarEnd::Agent).await;
     }
 
     /// Asks the agent to power the guest off. Answers whether it took note.

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use super::begin::{self, Begin};
 use super::control::{Client, ClientError, Failure, FailureKind, Reply, Request};
 use super::sockets::SocketDir;
 use super::{Cause, End, State};
@@ -18,8 +19,6 @@ use crate::store::{Home, LastRun, RunState, SCHEMA, Status, StoreError, VmDir};
 const GREETING: Duration = Duration::from_secs(60);
 /// The size of a supervisor's log at which the next one begins a new file.
 const LOG_LIMIT: u64 = 1 << 20;
-/// Tells a supervisor not to start a guest: it is only to take charge of one that runs.
-pub(super) const ADOPT_ONLY: &str = "MIDGE_ADOPT_ONLY";
 
 /// Why a command has no supervisor to talk to.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +64,7 @@ pub struct Started {
 /// [`super::control::Request::Follow`].
 ///
 /// Two starts of one VM at the same moment wait for each other here, and the second finds the VM running.
-pub fn start(home: &Home, vm: &VmDir) -> Result<Started, LaunchError> {
+pub fn start(home: &Home, vm: &VmDir, begin: &Begin) -> Result<Started, LaunchError> {
     if let Some(client) = connect_answering(vm)? {
         return Ok(Started { client, already: true, notes: Vec::new() });
     }
@@ -76,7 +75,7 @@ pub fn start(home: &Home, vm: &VmDir) -> Result<Started, LaunchError> {
     let already = matches!(vm.status(), Status::Orphaned(_));
     refuse_nameless_qemu(vm)?;
     close_unfinished(vm)?;
-    let spawned = spawn(home, vm, false);
+    let spawned = spawn(home, vm, begin);
     drop(lock);
     match spawned {
         Ok((client, notes)) => Ok(Started { client, already, notes }),
@@ -105,7 +104,7 @@ pub fn connect(home: &Home, vm: &VmDir) -> Result<Client, LaunchError> {
         return Ok(client);
     }
     match vm.status() {
-        Status::Orphaned(_) => match spawn(home, vm, true) {
+        Status::Orphaned(_) => match spawn(home, vm, &Begin::Adopt) {
             Err(LaunchError::Refused(failure)) if failure.kind == FailureKind::Supervised => {
                 try_connect(vm)?.ok_or(LaunchError::Refused(failure))
             }
@@ -184,7 +183,7 @@ fn try_connect(vm: &VmDir) -> Result<Option<Client>, LaunchError> {
 
 /// Starts a supervisor and waits until it is in charge. One end of a socket pair is its standard input: its greeting comes
 /// from there, and the first request goes there, so nobody waits for a socket to appear.
-fn spawn(home: &Home, vm: &VmDir, adopt_only: bool) -> Result<(Client, Vec<String>), LaunchError> {
+fn spawn(home: &Home, vm: &VmDir, begin: &Begin) -> Result<(Client, Vec<String>), LaunchError> {
     vm.create_run_dir()?;
     let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Spawn)?;
     let log_path = vm.midge_log();
@@ -202,7 +201,7 @@ fn spawn(home: &Home, vm: &VmDir, adopt_only: bool) -> Result<(Client, Vec<Strin
         .args(["supervise", vm.name()])
         .env("MIDGE_HOME", home.state())
         .env("MIDGE_RUN", home.run())
-        .env_remove(ADOPT_ONLY)
+        .env(begin::VARIABLE, begin.text())
         .stdin(OwnedFd::from(theirs))
         .stdout(log.try_clone().map_err(LaunchError::Spawn)?)
         .stderr(log)
@@ -210,9 +209,6 @@ fn spawn(home: &Home, vm: &VmDir, adopt_only: bool) -> Result<(Client, Vec<Strin
         // Out of the command's process group at once, so that a Ctrl-C here does not reach it before it has a session
         // of its own.
         .process_group(0);
-    if adopt_only {
-        command.env(ADOPT_ONLY, "1");
-    }
     // Not waited for: it outlives this command, and init collects it.
     let _child = command.spawn().map_err(LaunchError::Spawn)?;
     // The command holds the other end of the pair, too.

@@ -24,7 +24,9 @@ pub enum PhaseName {
     Spawned,
     /// QEMU's monitor answers: the machine is built.
     Monitor,
-    /// The first guest instruction (QMP `RESUME`).
+    /// The snapshot is loaded: the guest stands where it was saved.
+    Loaded,
+    /// The first guest instruction (QMP `RESUME`); of a restored guest, the first after those that were saved.
     Resumed,
     /// The first byte on the serial console.
     Serial,
@@ -32,6 +34,8 @@ pub enum PhaseName {
     Kernel,
     /// The first program of user space speaks (Linux), or the application (unikernels).
     Userspace,
+    /// The guest has confirmed its new identity.
+    Identified,
     /// The guest has an address.
     Network,
     /// The sign of readiness was seen.
@@ -43,10 +47,12 @@ impl fmt::Display for PhaseName {
         f.pad(match self {
             Self::Spawned => "spawned",
             Self::Monitor => "monitor",
+            Self::Loaded => "loaded",
             Self::Resumed => "resumed",
             Self::Serial => "serial",
             Self::Kernel => "kernel",
             Self::Userspace => "userspace",
+            Self::Identified => "identified",
             Self::Network => "network",
             Self::Ready => "ready",
         })

@@ -5,16 +5,25 @@
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::begin::{Identity, Restore};
 use super::control::{Failure, FailureKind};
 use super::phase::default_ready;
 use crate::host::{self, KvmState, QemuFacts};
+use crate::identity::{Nic, RandomSeed, Renew, Wanted};
 use crate::image::{self, Image, Manifest};
 use crate::initrd;
 use crate::machine::{self, Disk, Ram, ResolvedAccel, Resources};
 use crate::seed::{self, Method, Seed};
+use crate::snapshot::check::machine_differences;
+use crate::snapshot::store::{Snapshot, SnapshotStore};
+use crate::snapshot::{self, SnapshotName};
 use crate::spec::{Accel, Arch, Kind, Mac, Net, Ready, Size, VmSpec};
-use crate::store::{Home, Record, RunState, VmDir};
+use crate::store::{Home, RamBase, Record, RunState, VmDir};
+
+/// How long a clone's new addresses are waited for in the guest.
+const RENEWAL: Duration = Duration::from_secs(30);
 
 /// What one run of a VM consists of.
 #[derive(Debug, Clone)]
@@ -39,10 +48,57 @@ pub(super) struct Plan {
     macs: Vec<Mac>,
     uuid: uuid::Uuid,
     seed: Seed,
+    /// What is to be loaded instead of booting.
+    pub(super) restore: Option<Restored>,
 }
 
-/// Makes the plan of a VM from its record.
-pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Failure> {
+/// A snapshot that is to be loaded.
+#[derive(Debug, Clone)]
+pub(super) struct Restored {
+    pub(super) snapshot: Snapshot,
+    /// The file that its RAM is mapped from.
+    pub(super) flat: PathBuf,
+    /// What of its machine decides whether its state can be loaded.
+    machine: snapshot::manifest::Machine,
+    /// Who the guest is then to be.
+    pub(super) wanted: Restore,
+}
+
+impl Restored {
+    /// The names of the snapshot.
+    pub(super) fn names(&self) -> Vec<SnapshotName> {
+        self.snapshot.names.clone()
+    }
+
+    /// What a guest that goes on from it has its RAM from.
+    pub(super) fn base(&self) -> RamBase {
+        RamBase { snapshot: self.snapshot.id(), file: self.flat.clone() }
+    }
+
+    /// The snapshot of this id, where it can be loaded on this host.
+    pub(super) fn find(home: &Home, wanted: &Restore) -> Result<Self, Failure> {
+        let store = SnapshotStore::new(home);
+        let id = wanted.snapshot;
+        let snapshot = store.by_id(id)?.ok_or_else(|| {
+            Failure::new(FailureKind::NotFound, format!("the snapshot {id} has been removed"))
+        })?;
+        match (store.flat_ram(&snapshot), snapshot.manifest.machine.clone()) {
+            (Some(flat), Some(machine)) => Ok(Self { snapshot, flat, machine, wanted: wanted.clone() }),
+            _ => Err(Failure::new(
+                FailureKind::Usage,
+                format!("`{}` is a snapshot of a disk only: there is no memory to load", snapshot.shown()),
+            )),
+        }
+    }
+}
+
+/// Makes the plan of a VM from its record; `restore` is the snapshot that it is to go on from.
+pub(super) fn plan(
+    home: &Home,
+    dir: &VmDir,
+    record: &Record,
+    restore: Option<Restored>,
+) -> Result<Plan, Failure> {
     let mut spec = record.spec.clone();
     let image = record.image.as_ref().map(|image| Parts::of(home, &spec, image)).transpose()?;
     let kind = kind(&spec, image.as_ref().map(|i| &i.manifest));
@@ -72,6 +128,8 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
     };
     let small_initrd = image.as_ref().filter(|_| initrd.is_some()).and_then(|i| small_initrd(home, &spec, i));
     let initrd = small_initrd.clone().or(initrd);
+    // The root file system of a restored guest came up long ago.
+    let small_initrd = small_initrd.filter(|_| restore.is_none());
     let disk = image
         .as_ref()
         .and_then(|i| i.manifest.disk.as_ref())
@@ -97,12 +155,14 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
     // cloud-init does it by itself.
     let by_agent = kind == Kind::Linux && method == Method::Credentials;
     let image_disk = image.as_ref().and_then(|i| i.manifest.disk.as_ref()).filter(|_| by_agent);
-    let grow = image_disk.and_then(|disk| super::grow::wanted(dir, disk.virtual_size));
+    let grow =
+        image_disk.filter(|_| restore.is_none()).and_then(|disk| super::grow::wanted(dir, disk.virtual_size));
     let seed = Seed { method, id: record.id, macs: macs.clone(), has_cloud_init: guest.cloud_init };
     let append = append(&spec, image.as_ref(), disk.is_some(), &seed)?;
-    let ram = match host::ram_dir(home.run(), spec.memory.bytes()) {
-        Ok(folder) => Ram::File(folder.join(format!("{}.ram", record.id))),
-        Err(why) => {
+    let ram = match (&restore, host::ram_dir(home.run(), spec.memory.bytes())) {
+        (Some(restore), _) => Ram::Private(restore.flat.clone()),
+        (None, Ok(folder)) => Ram::File(folder.join(format!("{}.ram", record.id))),
+        (None, Err(why)) => {
             notes.push(format!("{why}; the guest's memory is anonymous, so this run cannot be snapshotted"));
             Ram::Anonymous
         }
@@ -125,6 +185,7 @@ pub(super) fn plan(home: &Home, dir: &VmDir, record: &Record) -> Result<Plan, Fa
         macs,
         uuid: record.id,
         seed,
+        restore,
     })
 }
 
@@ -162,6 +223,7 @@ impl Plan {
             macs: record.macs.iter().filter_map(|mac| mac.parse().ok()).collect(),
             uuid: record.id,
             seed: Seed::nothing(),
+            restore: None,
             spec,
         }
     }
@@ -251,15 +313,74 @@ impl Plan {
             uuid: self.uuid,
             credentials: self.seed.credential_files(&self.spec, dir),
             seed: self.seed.volume(dir),
-            restore: None,
+            restore: self.restore.as_ref().map(|restore| restore.machine.restore()),
         }
+    }
+
+    /// What a restored guest is to be told of who it is, through its agent.
+    ///
+    /// # Errors
+    /// When the host gives no random numbers, or the guest has no agent to tell it.
+    pub(super) fn identify(&self, dir: &VmDir) -> Result<Option<Wanted>, Failure> {
+        let Some(restore) = &self.restore else { return Ok(None) };
+        let seed = || {
+            RandomSeed::fresh().map_err(|e| {
+                Failure::new(FailureKind::Other, format!("this host gives no random numbers: {e}"))
+            })
+        };
+        let same = Wanted { seed: Some(seed()?), clock: true, ..Wanted::default() };
+        match restore.wanted.identity {
+            Identity::Full if self.kind != Kind::Linux => {
+                let why = format!("a guest of kind `{}` cannot change its own identity", self.kind);
+                Err(Failure::new(FailureKind::Usage, why).hint("use `--identity network`, or `none`"))
+            }
+            Identity::Full => {
+                let source = &restore.snapshot.manifest.source;
+                let nics = self.spec.nets.iter().zip(&source.macs).zip(&self.macs);
+                let nics = nics.filter_map(|((net, old), new)| {
+                    let address = match net {
+                        Net::Nat { ip, .. } => *ip,
+                        _ => None,
+                    };
+                    Some(Nic { old: old.parse().ok()?, new: *new, address })
+                });
+                let nics: Vec<Nic> = nics.collect();
+                let host_key = seed::ensure_host_key(dir.state_dir(), &self.spec.name)
+                    .map_err(|e| Failure::new(FailureKind::HostUnfit, crate::error::chain(&e)))?;
+                Ok(Some(Wanted {
+                    hostname: Some(self.spec.name.clone()),
+                    machine_id: Some(self.uuid),
+                    host_key: Some(host_key),
+                    renew: (!nics.is_empty()).then(|| Renew::within(RENEWAL)),
+                    nics,
+                    ..same
+                }))
+            }
+            Identity::Same if self.kind == Kind::Linux => Ok(Some(same)),
+            Identity::Same | Identity::Network | Identity::None => Ok(None),
+        }
+    }
+
+    /// Refuses to load a state into another machine than the one that was saved: QEMU would notice some of the differences and report
+    /// them less clearly, and not notice the rest.
+    pub(super) fn check_machine(&self, arguments: &[String]) -> Result<(), Failure> {
+        let Some(restore) = &self.restore else { return Ok(()) };
+        let differences = machine_differences(&restore.machine.arguments, arguments);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
+        let name = restore.snapshot.shown();
+        let why = format!("the machine would differ from the one of `{name}`: {}", differences.join("; "));
+        Err(Failure::new(FailureKind::Incompatible, why)
+            .hint("give the clone what its source had, or clone its disk alone with `midge clone --cold`"))
     }
 }
 
 /// The QEMU command line that a start of the VM would use now, the program first. The sockets' numbers are those of
 /// a typical run.
 pub fn plan_command_line(home: &Home, dir: &VmDir, record: &Record) -> Result<Vec<String>, Failure> {
-    let plan = plan(home, dir, record)?;
+    let plan = plan(home, dir, record, None)?;
     let taps = plan.spec.nets.iter().zip(13..).map(|(net, fd)| net.has_tap().then_some(fd)).collect();
     let resources = plan.resources(dir, [10, 11, 12], taps);
     let arguments = machine::arguments(&plan.spec, &plan.qemu, &resources)

@@ -157,7 +157,7 @@ pub(super) async fn reach(shared: &Rc<Shared>, handle: &Rc<Handle>, port: u16) -
     if let Some(address) = known {
         return Ok(Reached::Guest((address, port).into()));
     }
-    if let Some(netdev) = &handle.user_netdev {
+    if let Some(netdev) = handle.user_netdev() {
         return forward(&handle.monitor()?, netdev, port).await.map(Reached::Forwarded);
     }
     if shared.snapshot.borrow().run.ports.is_empty() {

@@ -11,7 +11,7 @@ use super::find::{self, Wanted};
 use super::phase::PhaseName;
 use super::shared::{Shared, Snapshot};
 use super::state::{Ask, State};
-use super::{AskedBy, End, guest_ops, probe, stats};
+use super::{AskedBy, End, guest_ops, identify, probe, save, stats};
 
 /// How a request ended, besides in success.
 #[derive(Debug)]
@@ -111,6 +111,10 @@ async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) 
             let address = probe::reach(shared, &link, port).await?.address();
             json!({ "address": address.ip().to_string(), "port": address.port() })
         }
+        Request::Save { name, how, note } => json!(save::save(shared, talk, name, how, note).await?),
+        Request::Identify { wanted, within_ms } => {
+            json!(identify::identify(shared, &wanted, Duration::from_millis(within_ms)).await?)
+        }
         Request::Stats => stats::collect(shared).await?,
         Request::CommandLine => json!(shared.link()?.command_line),
         // Taken care of by the caller, which needs the connection whole.
@@ -145,6 +149,7 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
         let fulfilled = match until {
             Until::Resumed => reached(PhaseName::Resumed),
             Until::Ready => reached(PhaseName::Ready),
+            Until::Identified => reached(PhaseName::Resumed) && now.run.unconfirmed.is_none(),
             Until::Sign(_) | Until::Ended => false,
         };
         if fulfilled {

@@ -1,6 +1,6 @@
 //! What a supervisor's tasks share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -9,11 +9,13 @@ use super::End;
 use super::console::Console;
 use super::control::{Failure, FailureKind, Family};
 use super::driver::Input;
-use super::link::Handle;
+use super::link::{Handle, Link};
 use super::plan::{self, Plan};
 use super::ports::Ports;
 use super::state::Ask;
-use crate::store::{Home, RunState, VmDir};
+use crate::host::proc::ProcessId;
+use crate::spec::{Arch, Kind};
+use crate::store::{Home, RamBase, RunState, VmDir};
 
 /// The published state of a VM.
 #[derive(Debug, Clone)]
@@ -38,6 +40,20 @@ pub(super) struct Shared {
     pub(super) console: Rc<Console>,
     link: RefCell<Option<Rc<Handle>>>,
     ports: RefCell<Rc<Ports>>,
+    /// The guest's family, decided, and its instruction set.
+    kind: Cell<(Kind, Arch)>,
+    saving: Cell<bool>,
+}
+
+/// The VM is being saved until this is dropped.
+#[derive(Debug)]
+pub(super) struct Saving(Rc<Shared>);
+
+impl Drop for Saving {
+    fn drop(&mut self) {
+        self.0.saving.set(false);
+        self.0.tell(Input::Saving(false));
+    }
 }
 
 impl Shared {
@@ -56,6 +72,8 @@ impl Shared {
             console,
             link: RefCell::new(None),
             ports: RefCell::default(),
+            kind: Cell::new((Kind::Other, Arch::host())),
+            saving: Cell::new(false),
         })
     }
 
@@ -90,6 +108,44 @@ impl Shared {
         }
     }
 
+    /// The guest's family.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind.get().0
+    }
+
+    /// The guest's instruction set.
+    pub(super) fn arch(&self) -> Arch {
+        self.kind.get().1
+    }
+
+    pub(super) fn set_kind(&self, kind: Kind, arch: Arch) {
+        self.kind.set((kind, arch));
+    }
+
+    /// Begins a save; nothing when there is one already.
+    pub(super) fn begin_save(self: &Rc<Self>) -> Option<Saving> {
+        if self.saving.replace(true) {
+            return None;
+        }
+        self.tell(Input::Saving(true));
+        Some(Saving(self.clone()))
+    }
+
+    /// Notes which QEMU may take the guest over, before it can.
+    pub(super) async fn successor(&self, successor: Option<ProcessId>) {
+        let (noted, done) = oneshot::channel();
+        self.tell(Input::Successor(successor, noted));
+        // Fails only when the driver has gone, and the guest with it.
+        let _ = done.await;
+    }
+
+    /// The guest has gone over to another QEMU. Answers the link to the one before.
+    pub(super) async fn went_over(&self, link: Link, base: RamBase) -> Option<Link> {
+        let (tell, before) = oneshot::channel();
+        self.tell(Input::WentOver(Box::new(link), base, tell));
+        before.await.ok().flatten()
+    }
+
     /// The host's ends of the guest's interfaces.
     pub(super) fn ports(&self) -> Rc<Ports> {
         self.ports.borrow().clone()
@@ -111,6 +167,6 @@ impl Shared {
     /// A plan from the record as it is now.
     pub(super) fn replan(&self) -> Result<Plan, Failure> {
         let record = self.dir.record().map_err(|e| Failure::new(FailureKind::Other, e.to_string()))?;
-        plan::plan(&self.home, &self.dir, &record)
+        plan::plan(&self.home, &self.dir, &record, None)
     }
 }

@@ -93,6 +93,20 @@ pub enum Event {
     },
     /// The monitor answered; the machine is built and stands still.
     MonitorUp,
+    /// The snapshot is loaded, and the guest stands where it was saved.
+    Loaded,
+    /// The snapshot could not be loaded.
+    LoadFailed {
+        /// Why.
+        detail: String,
+    },
+    /// The guest was saved, and is to go on from there another time.
+    Saved,
+    /// The guest did not confirm its new identity, and is not to run without one.
+    Unconfirmed {
+        /// What is known.
+        detail: String,
+    },
     /// The guest's CPUs run (QMP `RESUME`).
     Resumed,
     /// The guest's CPUs stand still (QMP `STOP`), and `query-status` says why.
@@ -175,6 +189,8 @@ pub enum Timer {
     Backoff,
     /// For the VM's time to live; armed by the driver.
     Ttl,
+    /// For a clone to confirm its identity; armed by the driver.
+    Identity,
 }
 
 /// What the driver has to do.
@@ -182,6 +198,8 @@ pub enum Timer {
 pub enum Action {
     /// Prepare and spawn QEMU, and connect to it.
     Spawn,
+    /// Load the snapshot.
+    Load,
     /// QMP `cont`.
     Continue,
     /// QMP `stop`.
@@ -217,6 +235,8 @@ pub struct Policy {
     pub shows_ready: bool,
     /// Whether a reset by the guest ends it.
     pub reset_ends: bool,
+    /// Whether the first run loads a snapshot instead of booting.
+    pub restores: bool,
 }
 
 impl Policy {
@@ -245,6 +265,8 @@ pub struct Machine {
     forced: bool,
     /// QEMU is started once more when it has left.
     again: bool,
+    /// This run loads a snapshot.
+    restores: bool,
     backoff: Duration,
     restarts: u32,
 }
@@ -263,6 +285,7 @@ impl Machine {
             asked_by: None,
             forced: false,
             again: false,
+            restores: policy.restores,
             backoff: FIRST_BACKOFF,
             restarts: 0,
         }
@@ -289,7 +312,12 @@ impl Machine {
             };
         }
         match event {
-            Event::Start => self.start(),
+            Event::Start => {
+                let restores = self.restores;
+                let actions = self.start();
+                self.restores = restores;
+                actions
+            }
             Event::Adopt { running, status, ready } => self.adopt(running, &status, ready),
             Event::Spawned => {
                 self.alive = true;
@@ -301,6 +329,10 @@ impl Machine {
             }
             Event::SpawnFailed { detail } => self.over(Cause::QemuFailed { detail }),
             Event::MonitorUp => self.monitor_up(),
+            Event::Loaded => self.loaded(),
+            Event::LoadFailed { detail } => self.dead(Cause::NotRestored { detail }),
+            Event::Saved => self.dead(Cause::Saved),
+            Event::Unconfirmed { detail } => self.dead(Cause::Unconfirmed { detail }),
             Event::Resumed => self.resumed(),
             Event::Stopped { status, no_space } => self.stopped(&status, no_space),
             Event::Shutdown { reason } => self.shutdown(&reason),
@@ -321,6 +353,8 @@ impl Machine {
         self.asked_by = None;
         self.forced = false;
         self.again = false;
+        // A guest that is started again boots.
+        self.restores = false;
         vec![Action::Spawn]
     }
 
@@ -340,6 +374,11 @@ impl Machine {
             "internal-error" => self.dead(Cause::KvmInternalError),
             // The supervisor died between the spawn and `cont`.
             "prelaunch" => vec![Action::Continue],
+            // It died before the snapshot was loaded: QEMU waits for the rest of it.
+            "inmigrate" => {
+                let detail = "its supervisor was killed before it was loaded".to_owned();
+                self.dead(Cause::NotRestored { detail })
+            }
             "io-error" => {
                 self.state = State::Paused { why: PauseReason::DiskError };
                 Vec::new()
@@ -356,10 +395,22 @@ impl Machine {
         self.monitor = true;
         let mut actions = vec![Action::Disarm(Timer::Monitor)];
         if self.state == State::Starting {
-            self.state = self.awake();
-            actions.push(Action::Continue);
+            if self.restores {
+                actions.push(Action::Load);
+            } else {
+                self.state = self.awake();
+                actions.push(Action::Continue);
+            }
         }
         actions
+    }
+
+    fn loaded(&mut self) -> Vec<Action> {
+        if self.state != State::Starting {
+            return Vec::new();
+        }
+        self.state = self.awake();
+        vec![Action::Continue]
     }
 
     /// The state of a guest whose CPUs run.
@@ -476,7 +527,8 @@ impl Machine {
             State::Starting | State::Booting | State::Running | State::Paused { .. } => {
                 self.asked_by = Some(by);
                 let paused = matches!(self.state, State::Paused { .. });
-                if !self.policy.hears || !self.monitor || within.is_zero() {
+                let loading = self.restores && self.state == State::Starting;
+                if !self.policy.hears || !self.monitor || within.is_zero() || loading {
                     self.forced = true;
                     return if self.monitor {
                         self.quit()

@@ -14,13 +14,14 @@ use tokio::task::LocalSet;
 use super::control::{Conversation, Failure, FailureKind, Reply, accept};
 use super::driver::{self, Driver};
 use super::link::{Adopted, Link};
-use super::plan::{self, Plan};
+use super::plan::{self, Plan, Restored};
 use super::ports::Ports;
 use super::shared::Shared;
 use super::sockets::SocketDir;
 use super::state::{Ask, State};
-use super::{AskedBy, launch, requests};
+use super::{AskedBy, Begin, Identity, Restore, Unconfirmed, requests, save};
 use crate::host::proc::ProcessId;
+use crate::snapshot::store::SnapshotStore;
 use crate::store::{Home, Lock, Record, RunState, SCHEMA, Status, VmDir};
 
 /// How long commands that are being answered may keep a supervisor whose VM has ended.
@@ -141,6 +142,7 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     dir.create_run_dir().map_err(store)?;
     let lock = take_charge(&dir).await?;
     let record = dir.record().map_err(store)?;
+    let begin = Begin::from_env().map_err(|why| Failure::new(FailureKind::Usage, why))?;
     let orphan = match dir.status() {
         Status::Orphaned(run) => Some(run),
         Status::Stopped | Status::Supervised(_) => None,
@@ -149,11 +151,28 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let us = ProcessId::current().map_err(io)?;
     let (mut plan, mut run) = match orphan {
         // Whatever has become of the image or the host: the guest runs, and somebody must watch it.
-        Some(run) => (Plan::for_adoption(&record, &run), RunState { supervisor: us, ..run }),
-        None if std::env::var_os(launch::ADOPT_ONLY).is_some() => {
-            return Err(Failure::new(FailureKind::WrongState, format!("`{name}` is not running")));
+        Some(mut run) => {
+            save::settle(&dir, &mut run).await?;
+            (Plan::for_adoption(&record, &run), RunState { supervisor: us, ..run })
         }
-        None => (plan::plan(home, &dir, &record)?, fresh_run(&record, us)),
+        None => {
+            let restore = match &begin {
+                Begin::Adopt => {
+                    return Err(Failure::new(FailureKind::WrongState, format!("`{name}` is not running")));
+                }
+                // One that is gone keeps nobody from starting the VM.
+                Begin::Boot => match dir.suspended() {
+                    Some(snapshot) if SnapshotStore::new(home).by_id(snapshot)?.is_some() => {
+                        let (identity, unconfirmed) = (Identity::Same, Unconfirmed::Keep);
+                        Some(Restored::find(home, &Restore { snapshot, identity, unconfirmed })?)
+                    }
+                    _ => None,
+                },
+                Begin::Restore(restore) => Some(Restored::find(home, restore)?),
+            };
+            crate::snapshot::save::settle_disk(&dir.disk())?;
+            (plan::plan(home, &dir, &record, restore)?, fresh_run(&record, us))
+        }
     };
     let (inputs, queue, snapshot) = driver::queue(&run);
     let shared = Shared::new(home.clone(), dir.clone(), inputs, snapshot);
@@ -241,6 +260,12 @@ fn fresh_run(record: &Record, supervisor: ProcessId) -> RunState {
         accel: None,
         qemu_version: None,
         ram_file: None,
+        base: None,
+        believes: None,
+        identity: None,
+        saving: false,
+        successor: None,
+        unconfirmed: None,
         phases: Vec::new(),
         addresses: Vec::new(),
         heard: Vec::new(),

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
-use super::Output;
+use super::{Output, SaveArgs};
 use crate::snapshot::SnapshotName;
 
 /// `snapshot`.
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum SnapshotVerb {
+    /// Save a VM: its memory, its devices and its disk as one; it goes on
+    Save(SaveArgs),
     /// List snapshots as the tree that they are
     #[command(alias = "list")]
     Ls(SnapshotLsArgs),

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::image::ImageVerb;
 use super::values::{self, Place, WaitFor};
-use super::{NetVerb, Output, SetFlags, SnapshotVerb, SpecFlags};
+use super::{CloneArgs, NetVerb, Output, RestoreArgs, SetFlags, SnapshotVerb, SpecFlags, SuspendArgs};
 use crate::image::cow::Cow;
 
 /// What midge can be told to do.
@@ -32,7 +32,9 @@ pub(in crate::cli) enum Verb {
     Rm(RmArgs),
     /// Let a VM's CPUs stand still
     Pause(Names),
-    /// Let a paused VM go on
+    /// Save VMs and end them: `resume` or `start` lets them go on from there
+    Suspend(SuspendArgs),
+    /// Let a paused or suspended VM go on
     Resume(Names),
     /// Give a stopped VM another name
     Rename(RenameArgs),
@@ -74,7 +76,11 @@ pub(in crate::cli) enum Verb {
     /// Use a VM's serial console
     Console(ConsoleArgs),
 
-    /// List, check, move and remove snapshots
+    /// Make VMs from a snapshot, or from another VM
+    Clone(Box<CloneArgs>),
+    /// Put a VM back to where it was saved, and let it go on from there
+    Restore(RestoreArgs),
+    /// Save, list, check, move and remove snapshots
     #[command(subcommand, aliases = ["snapshots", "snap"])]
     Snapshot(SnapshotVerb),
 

@@ -18,7 +18,7 @@ use crate::image::cow::Cow;
 use crate::spec::Ready;
 use crate::store::{Home, VmDir};
 use crate::vm::control::{Request, Until};
-use crate::vm::{Cause, End};
+use crate::vm::{Begin, Cause, End};
 
 use super::attach::{self, Ended};
 use super::{create, exec, rm, start};
@@ -194,7 +194,7 @@ fn foreground(context: &Context, vm: &VmDir, interrupts: &Interrupts) -> Outcome
     let log = |e| Failed::io("cannot follow the console log", e);
     let mut follower = Follower::new(&vm.console_log(), 0).map_err(log)?;
     let mut evidence = Evidence::of_next_run(vm);
-    let mut started = crate::vm::start(context.home()?, vm)?;
+    let mut started = crate::vm::start(context.home()?, vm, &Begin::Boot)?;
     if !context.voice.quiet {
         started.notes.iter().for_each(|note| output::say(format_args!("midge: {note}")));
     }

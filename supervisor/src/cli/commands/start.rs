@@ -15,7 +15,7 @@ use crate::cli::table::Table;
 use crate::cli::{Outcome, output};
 use crate::store::VmDir;
 use crate::vm::control::{Client, Until};
-use crate::vm::{self, Phase, PhaseName};
+use crate::vm::{self, Begin, Phase, PhaseName};
 
 /// `midge start`.
 pub(super) fn start(context: &Context, args: &StartArgs) -> Outcome {
@@ -101,6 +101,11 @@ struct StartedVm<'a> {
     phases: &'a [Phase],
 }
 
+/// Lets a suspended VM go on.
+pub(super) fn go_on(context: &Context, vm: &VmDir, output: Output) -> Result<(), Failed> {
+    start_one(context, vm.name(), Stay { wait: None, timeout: None, output, many: false }).map(drop)
+}
+
 /// Answers the phases that were reached.
 fn start_one(context: &Context, name: &str, stay: Stay<'_>) -> Result<Vec<Phase>, Failed> {
     let vm = context.vm(name)?;
@@ -129,7 +134,7 @@ pub(super) fn begin(
     show: Show<'_>,
 ) -> Result<(Client, bool, Followed), Failed> {
     let mut evidence = Evidence::of_next_run(vm);
-    let started = vm::start(context.home()?, vm)?;
+    let started = vm::start(context.home()?, vm, &Begin::Boot)?;
     if started.already {
         evidence = Evidence::of_this_run(vm);
     }

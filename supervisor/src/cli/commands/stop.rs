@@ -142,6 +142,10 @@ struct Stands<'a> {
 }
 
 fn stand(context: &Context, name: &str, paused: bool, output: Output) -> Result<(), Failed> {
+    let suspended = context.vm(name)?;
+    if !paused && suspended.suspended().is_some() && suspended.status() == Status::Stopped {
+        return super::start::go_on(context, &suspended, output);
+    }
     let mut client = context.connect(&context.vm(name)?)?;
     let request = if paused { Request::Pause } else { Request::Resume };
     call(&mut client, &request, Deadline::after(Some(GRACE)), |_| Ok(()))?;

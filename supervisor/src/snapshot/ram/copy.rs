@@ -60,6 +60,27 @@ pub fn reflink(source: &Path, target: &Path) -> Result<bool, SnapshotError> {
     Ok(false)
 }
 
+/// Moves a RAM file that nobody needs where it is any more; answers `false` where `target` is on another file system.
+///
+/// QEMU may have it mapped, and must not write to it any more.
+pub fn take(source: &Path, target: &Path) -> Result<bool, SnapshotError> {
+    // A second name first: until the snapshot is whole the VM may still have to go on with the first.
+    match std::fs::hard_link(source, target) {
+        Ok(()) => {
+            let file = File::open(target).map_err(io_error("open", target))?;
+            seal(&file, target).map(|()| true)
+        }
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::CrossesDevices) => Ok(false),
+        // A file system without hard links, or another's file (`fs.protected_hardlinks`): it is copied.
+        Err(e)
+            if matches!(e.kind(), std::io::ErrorKind::Unsupported | std::io::ErrorKind::PermissionDenied) =>
+        {
+            Ok(false)
+        }
+        Err(e) => Err(io_error("take in", source)(e)),
+    }
+}
+
 /// Gives the right to write back: to a copy that is not a snapshot's yet.
 pub fn set_writable(path: &Path) -> Result<(), SnapshotError> {
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io_error("open for writing", path))

@@ -30,7 +30,7 @@ pub mod process;
 #[cfg(test)]
 mod tests;
 
-pub use copy::{Copied, copy, reflink, set_writable};
+pub use copy::{Copied, copy, reflink, set_writable, take};
 pub use file::{RamFile, Scan, is_open_for_writing, punch_zeros};
 
 /// A run of bytes of guest RAM.

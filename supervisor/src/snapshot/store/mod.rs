@@ -144,6 +144,12 @@ impl SnapshotStore {
         self.root().join(id.to_string())
     }
 
+    /// The snapshot to whose folder a path leads.
+    #[must_use]
+    pub fn owner(&self, path: &Path) -> Option<Uuid> {
+        path.strip_prefix(self.root()).ok()?.iter().next()?.to_str()?.parse().ok()
+    }
+
     /// Held while names are given or taken and while anything is removed.
     fn lock(&self) -> Result<Lock, SnapshotError> {
         let root = self.root();

@@ -153,9 +153,8 @@ impl SnapshotStore {
     /// What a disk stands on, as its own header says: a VM that has been saved before has a snapshot's disk below its own.
     pub fn disk_base(&self, disk: &Path) -> Result<DiskBase, SnapshotError> {
         let below = qcow2::backing(disk)?;
-        let id =
-            below.as_ref().and_then(|below| below.strip_prefix(self.root()).ok()?.iter().next()?.to_str());
-        Ok(id.and_then(|id| id.parse().ok()).map_or(DiskBase::Image, DiskBase::Snapshot))
+        let id = below.and_then(|below| self.owner(&below));
+        Ok(id.map_or(DiskBase::Image, DiskBase::Snapshot))
     }
 
     /// Who needs what a removal would leave of a snapshot; empty where nothing would be left. Removes nothing.

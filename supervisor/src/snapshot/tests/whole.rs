@@ -78,7 +78,7 @@ impl Whole {
             id: draft.id(),
             name: name.clone(),
             taken: jiff::Timestamp::now(),
-            pause_us: u64::try_from(captured.pause.as_micros()).ok(),
+            pause_us: captured.pause.and_then(|pause| u64::try_from(pause.as_micros()).ok()),
             note: None,
             parent: parent.map(Snapshot::id),
             source: Source {
@@ -93,10 +93,10 @@ impl Whole {
             image: Some(Self::image()),
             machine: Machine::of(&arguments, &self.bench.spec, ResolvedAccel::Tcg, &self.host()),
             tied: migratable::judge(&self.bench.spec, &arguments, &Ram::File("/x".into())).tied,
-            state: Some(captured.state),
+            state: captured.state,
             kernel: Some(kernel),
             initrd: None,
-            ram: Some(captured.ram),
+            ram: captured.ram,
             disk: captured.disk,
         };
         let snapshot = draft.publish(&manifest, captured.digests).unwrap();
@@ -160,9 +160,10 @@ async fn from_a_vm_to_its_clones_clones(qemu: QemuFacts) {
     let next = save::prepare_disk(&draft, &vm.disk()).unwrap();
     let mut new = whole.bench.clone_of(&ram, Some(&next)).await;
     let discard = || async { unreachable!("nothing fails") };
-    let handed = save::hand_over(&guest.monitor, &new.monitor, Some(&vm.disk()), Some(&new.stderr), discard)
-        .await
-        .unwrap();
+    let handed =
+        save::hand_over(&guest.monitor, &new.monitor, Some(&vm.disk()), Some(&new.stderr), true, discard)
+            .await
+            .unwrap();
     let captured = save::finish_hand_over(&whole.store, &draft, &handed, &ram, &mut unwatched).unwrap();
     let snapshot = whole.publish(draft, &web, None, &guest, captured);
     vm.write_origin(&Origin::new(snapshot.id(), snapshot.shown(), true)).unwrap();
@@ -183,10 +184,13 @@ async fn from_a_vm_to_its_clones_clones(qemu: QemuFacts) {
     // A clone is saved: what differs, and no more.
     let deeper = name("first@deeper");
     let draft = whole.store.begin(&deeper, std::slice::from_ref(&snapshot)).unwrap();
+    let state = whole.store.state(&snapshot).unwrap().unwrap();
     let source = CloneSource {
         monitor: &first.monitor,
         pid: first.pid(),
-        parent: &snapshot,
+        state: &state,
+        base: whole.store.ram_base(&snapshot),
+        goes_on: true,
         mapped: &whole.store.flat_ram(&snapshot).unwrap(),
         disk: Some(&first_vm.disk()),
     };
@@ -204,7 +208,9 @@ async fn from_a_vm_to_its_clones_clones(qemu: QemuFacts) {
     let source = CloneSource {
         monitor: &new.monitor,
         pid: new.pid(),
-        parent: &snapshot,
+        state: &state,
+        base: whole.store.ram_base(&snapshot),
+        goes_on: true,
         mapped: &ram,
         disk: Some(&vm.disk()),
     };
@@ -264,7 +270,7 @@ async fn a_save_that_fails_leaves_the_vm_as_it_was() {
         // Where RAM is to go there is something already.
         draft.write("ram", b"in the way").unwrap();
         if copy {
-            let saved = save::save_with_copy(
+            let saved = save::save_and_stop(
                 &whole.store,
                 &draft,
                 &guest.monitor,
@@ -288,7 +294,8 @@ async fn a_save_that_fails_leaves_the_vm_as_it_was() {
             let new = fewer.start(resources).await;
             let monitor = new.monitor.clone();
             let discard = || async { drop(new) };
-            let failed = save::hand_over(&guest.monitor, &monitor, Some(&vm.disk()), None, discard).await;
+            let failed =
+                save::hand_over(&guest.monitor, &monitor, Some(&vm.disk()), None, true, discard).await;
             assert!(failed.unwrap_err().goes_on);
             drop(draft);
             assert!(!next.exists() && !folder.exists());
@@ -301,15 +308,15 @@ async fn a_save_that_fails_leaves_the_vm_as_it_was() {
     let web = name("web@x");
     let draft = whole.store.begin(&web, &[]).unwrap();
     let captured =
-        save::save_with_copy(&whole.store, &draft, &guest.monitor, &ram, Some(&vm.disk()), &mut unwatched)
+        save::save_and_stop(&whole.store, &draft, &guest.monitor, &ram, Some(&vm.disk()), &mut unwatched)
             .await
             .unwrap();
     let snapshot = whole.publish(draft, &web, None, &guest, captured);
     super::io(&guest, "read -P 0x11 1M 64k").await;
+    guest.quit().await;
     let (_, clone) = whole.clone_of(&snapshot, "clone").await;
     super::io(&clone, "read -P 0x11 1M 64k").await;
     super::all_done(clone, 1).await;
-    super::all_done(guest, 2).await;
 }
 
 #[tokio::test]
@@ -319,7 +326,7 @@ async fn damage_keeps_a_clone_from_starting() {
     let web = name("web@x");
     let draft = whole.store.begin(&web, &[]).unwrap();
     let captured =
-        save::save_with_copy(&whole.store, &draft, &guest.monitor, &ram, Some(&vm.disk()), &mut unwatched)
+        save::save_and_stop(&whole.store, &draft, &guest.monitor, &ram, Some(&vm.disk()), &mut unwatched)
             .await
             .unwrap();
     let snapshot = whole.publish(draft, &web, None, &guest, captured);

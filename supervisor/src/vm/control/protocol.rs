@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::identity::Wanted;
+use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::spec::Ready;
-use crate::store::{RunState, Source};
-use crate::vm::{End, Phase};
+use crate::store::{RunState, Source, StoreError};
+use crate::vm::{End, How, Phase};
 
 /// What a command asks of a supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +80,23 @@ pub enum Request {
         /// The guest's port.
         port: u16,
     },
+    /// Save the VM: [`Reply::Progress`] while RAM is written; `done` carries a [`Saved`](crate::vm::Saved).
+    Save {
+        /// What the snapshot is to be called.
+        name: SnapshotName,
+        /// What is saved, and what becomes of the VM.
+        how: How,
+        /// The user's own words.
+        #[serde(default)]
+        note: Option<String>,
+    },
+    /// Give the running guest an identity: `done` carries a [`Report`](crate::identity::Report), which is no success by itself.
+    Identify {
+        /// What is to change.
+        wanted: Box<Wanted>,
+        /// How long it may take, in milliseconds.
+        within_ms: u64,
+    },
     /// Use of CPU, memory and disk; `done` carries it.
     Stats,
     /// The QEMU command line in use, the program first: `done` carries an array of strings.
@@ -115,6 +134,8 @@ impl Family {
 pub enum Until {
     /// The guest's first instruction has run.
     Resumed,
+    /// The guest is who it is to be: a clone has confirmed its new identity, any other runs.
+    Identified,
     /// The VM's own sign of readiness: its spec's, its image's, or its kind's; the first instruction where it has none.
     Ready,
     /// This sign.
@@ -131,6 +152,13 @@ pub enum Reply {
     State(Box<RunState>),
     /// A phase was reached.
     Phase(Phase),
+    /// How far a long work has come.
+    Progress {
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// Something happened that a person may want to know.
     Note {
         /// One line.
@@ -200,6 +228,10 @@ pub enum FailureKind {
     Timeout,
     /// The host cannot do it: no QEMU, no KVM, a port in use.
     HostUnfit,
+    /// The snapshot does not fit this host or QEMU.
+    Incompatible,
+    /// A clone did not confirm its new identity.
+    Unconfirmed,
     /// No room on a disk or in memory.
     NoSpace,
     /// The image or a file of the guest is missing.
@@ -210,6 +242,28 @@ pub enum FailureKind {
     Agent,
     /// Anything else.
     Other,
+}
+
+impl From<SnapshotError> for Failure {
+    fn from(error: SnapshotError) -> Self {
+        let kind = match &error {
+            SnapshotError::Name { .. } => FailureKind::Usage,
+            SnapshotError::NotFound { .. } | SnapshotError::NoImage { .. } => FailureKind::NotFound,
+            SnapshotError::Taken(_) | SnapshotError::InUse { .. } | SnapshotError::NotMigratable(_) => {
+                FailureKind::WrongState
+            }
+            SnapshotError::Io { source, .. } if is_full(source) => FailureKind::NoSpace,
+            SnapshotError::Store(StoreError::Io { source, .. }) if is_full(source) => FailureKind::NoSpace,
+            _ => FailureKind::Other,
+        };
+        Self::new(kind, crate::error::chain(&error))
+    }
+}
+
+/// Whether there was no room.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | OutOfMemory)
 }
 
 impl Failure {

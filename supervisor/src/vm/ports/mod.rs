@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use nat::Nat;
-pub use nat::{forget_leases, own_leases, state_dir as own_network_state};
+pub use nat::{forget_leases, free_addresses, own_leases, state_dir as own_network_state};
 use netbr::Namespace;
 use netbr::check::{Cause, Facts, Subject, causes};
 use netbr::link::{Links, Tap};

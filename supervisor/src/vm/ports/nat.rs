@@ -52,6 +52,20 @@ pub fn own_leases(home: &Home) -> Result<Vec<Row>, LeaseFileError> {
     Ok(lease_file(home)?.read()?.list(SystemTime::now()))
 }
 
+/// The guests that midge's own network has addresses for: 256 ([`NatConfig::subnet`]) without its own, its broadcast address and the
+/// host's.
+const GUESTS: u64 = 253;
+
+/// How many addresses of midge's own network are free: those that no VM has, also of VMs that are stopped.
+///
+/// # Errors
+/// When it cannot be read who has which.
+pub fn free_addresses(home: &Home) -> Result<u64, LeaseFileError> {
+    // Where there never was a network there is no file, and none is made.
+    let taken = if lease_path(home).exists() { own_leases(home)?.len() as u64 } else { 0 };
+    Ok(GUESTS.saturating_sub(taken))
+}
+
 /// Forgets the addresses of a VM that is removed.
 pub fn forget_leases(home: &Home, macs: &[String]) {
     // Where there never was a network there is no file, and none is made.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn policy(restart: Restart) -> Policy {
-    Policy { restart, hears: true, shows_ready: true, reset_ends: false }
+    Policy { restart, hears: true, shows_ready: true, reset_ends: false, restores: false }
 }
 
 /// A machine whose guest runs.
@@ -288,7 +288,7 @@ proptest! {
         shows_ready in any::<bool>(),
         events in prop::collection::vec(any_event(), 0..60),
     ) {
-        let mut machine = Machine::new(Policy { restart, hears, shows_ready, reset_ends: false });
+        let mut machine = Machine::new(Policy { restart, hears, shows_ready, reset_ends: false, restores: false });
         let (mut qemus, mut ends, mut finished, mut spawns) = (0_i32, 0, 0, 0);
         let mut quit_armed = false;
         for event in std::iter::once(Event::Start).chain(events) {

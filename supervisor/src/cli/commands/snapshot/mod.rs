@@ -6,6 +6,7 @@ mod import;
 mod inspect;
 mod ls;
 mod rm;
+pub(super) mod save;
 mod stream;
 mod verify;
 
@@ -19,6 +20,7 @@ use crate::snapshot::Manifest;
 /// `midge snapshot`.
 pub(super) fn snapshot(context: &Context, verb: &SnapshotVerb) -> Outcome {
     match verb {
+        SnapshotVerb::Save(args) => save::save(context, args),
         SnapshotVerb::Ls(args) => ls::ls(context, args),
         SnapshotVerb::Inspect(args) => inspect::inspect(context, args),
         SnapshotVerb::Rm(args) => rm::rm(context, args),
