@@ -26,31 +26,32 @@ fn main() {
     let rounds = rounds(30);
     let mut report = Report::new("clone");
     let template = Template::new();
-    // Before midge has the verb, the other sides are measured alone.
-    let can_clone = template.sandbox.run(&["clone", "--help"]).code == 0;
-    if !can_clone {
-        report.line("left out: midge's own rows, as this midge has no `clone`");
-    }
-    stopped::measure(&template, can_clone, rounds, &mut report);
-    running(&template, can_clone, rounds, &mut report);
+    stopped::measure(&template, rounds, &mut report);
+    running(&template, rounds, &mut report);
     peers::measure(&template, rounds, &mut report);
     report.finish();
 }
 
 /// From a memory snapshot to a guest that runs, and that answers.
-fn running(template: &Template, can_clone: bool, rounds: usize, report: &mut Report) {
+fn running(template: &Template, rounds: usize, report: &mut Report) {
     let bare = bare::Bare::of(template);
     let mut qemu = Samples::new("bare QEMU: spawn, greeting, state load, running", "ms");
     let mut script = Samples::new("plain script: spawn, state load, running", "ms");
     let mut script_answers = Samples::new("plain script: … to the first `exec true` answered", "ms");
-    let mut midge = Samples::new("midge clone, no pool: until the command has ended", "ms");
-    let mut midge_answers = Samples::new("midge clone, no pool: … to the first `exec true` answered", "ms");
+    let [mut same, mut same_answers, mut other, mut other_answers] = [
+        "midge clone --identity none: until the command has ended, the guest running",
+        "midge clone --identity none: … to the first `exec true` answered",
+        "midge clone: until the command has ended, the guest another machine",
+        "midge clone: … to the first `exec true` answered",
+    ]
+    .map(|name| Samples::new(name, "ms"));
     let scripted = has(report, "python3", &["--version"]);
     // A first round of each fills the caches, midge's and the system's.
     for round in 0..=rounds {
         let alone = bare.restore();
         let plain = scripted.then(|| bare.script());
-        let own = can_clone.then(|| template.clone_and_exec(&format!("clone-{round}")));
+        let [none, full] = ["none", "full"]
+            .map(|identity| template.clone_and_exec(&format!("{identity}-{round}"), identity));
         if round == 0 {
             continue;
         }
@@ -59,20 +60,17 @@ fn running(template: &Template, can_clone: bool, rounds: usize, report: &mut Rep
             script.time(running);
             script_answers.time(answered);
         }
-        if let Some([running, answered]) = own {
-            midge.time(running);
-            midge_answers.time(answered);
-        }
+        same.time(none[0]);
+        same_answers.time(none[1]);
+        other.time(full[0]);
+        other_answers.time(full[1]);
     }
-    if can_clone {
-        let ratio = midge.median() / qemu.median();
-        report.promise("midge clone to running, by bare QEMU", ratio, 1.25, "times");
-        if scripted {
-            let ratio = midge_answers.median() / script_answers.median();
-            report.promise("midge clone to `exec true`, by the plain script", ratio, 0.75, "times");
-        }
+    report.promise("midge clone to running, by bare QEMU", same.median() / qemu.median(), 1.25, "times");
+    if scripted {
+        let ratio = other_answers.median() / script_answers.median();
+        report.promise("midge clone to `exec true`, by the plain script", ratio, 0.75, "times");
     }
-    report.rows_with_tail([qemu, script, script_answers, midge, midge_answers]);
+    report.rows_with_tail([qemu, script, script_answers, same, same_answers, other, other_answers]);
 }
 
 /// Whether a program that only some rows need is there. Where it is not, the report says so.

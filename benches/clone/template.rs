@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::common::{Sandbox, saved};
+use super::common::Sandbox;
 use supervisor::image::overlay;
 use supervisor::machine::DiskFormat;
 use supervisor::snapshot::manifest::{DISK, Manifest, RAM, STATE};
@@ -30,7 +30,7 @@ impl Template {
             sandbox.ok(&["create", vm, "--image", "debian:12", "--memory", "512M", "--accel", "tcg"]);
         }
         sandbox.ok(&["start", VM, "--wait=agent"]);
-        saved::save(&sandbox, VM, SNAPSHOT);
+        sandbox.ok(&["snapshot", "save", SNAPSHOT]);
         // What its QEMU was started with stays for as long as it lives.
         sandbox.ok(&["pause", VM]);
         let home = Home::new(sandbox.home(), sandbox.run_dir());
@@ -60,10 +60,10 @@ impl Template {
         overlay::create(path, &self.disk(), DiskFormat::Qcow2, None).unwrap();
     }
 
-    /// midge's own clone: how long until the command has ended, the guest running, and until it has answered.
-    pub fn clone_and_exec(&self, name: &str) -> [Duration; 2] {
+    /// midge's own clone, with this identity: how long until the command has ended, the guest running, and until it has answered.
+    pub fn clone_and_exec(&self, name: &str, identity: &str) -> [Duration; 2] {
         let begun = Instant::now();
-        self.sandbox.ok(&["clone", SNAPSHOT, name]);
+        self.sandbox.ok(&["clone", SNAPSHOT, name, "--identity", identity]);
         let running = begun.elapsed();
         self.sandbox.ok(&["exec", name, "--", "true"]);
         let answered = begun.elapsed();
