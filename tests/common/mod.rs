@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 pub mod lan;
+pub mod saved;
 pub mod web;
 
 use std::fs;
@@ -389,6 +390,16 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "{what} did not come true");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// QEMU 7.2, as Debian 12 has it, with its own libraries, unpacked once into the user's cache.
+pub fn qemu_7_2() -> PathBuf {
+    let cache = supervisor::image::build::default_cache().expect("a cache folder");
+    let folder = cache.parent().unwrap().join("qemu-7.2-apart");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/qemu-7.2.sh");
+    let output = Command::new(script).arg(&folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    folder.join("qemu-system-x86_64")
 }
 
 /// A TCP port of the loopback address that is free now.
