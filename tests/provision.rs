@@ -137,6 +137,13 @@ fn credentials_tell_a_guest_who_it_is_and_who_may_come_in() {
     assert!(line.contains(initrds.to_str().unwrap()), "{line}");
     assert_eq!(shell(&sandbox, "no", "dmesg | grep -c 'midge: cannot load' || true"), "0\n");
 
+    // An emulated guest is spared what a real CPU needs.
+    let emulated = sandbox.inspect("no")["run"]["accel"] == "tcg";
+    let words = shell(&sandbox, "no", "cat /proc/cmdline");
+    assert_eq!(words.contains("mitigations=off"), emulated, "{words}");
+    let kernels = sandbox.home().join("kernels");
+    assert_eq!(line.contains(kernels.to_str().unwrap()), emulated, "{line}");
+
     // A file that was changed in the guest stays so.
     shell(&sandbox, "no", "echo changed > /etc/motd");
     sandbox.ok(&["stop", "no"]);

@@ -24,7 +24,7 @@ pub use dependencies::{Dependencies, order};
 pub use module::{ModuleError, unpack, vermagic};
 pub use version::release;
 
-use crate::image::{Image, ImageDisk, Manifest, Part, Pruned, digest};
+use crate::image::{Image, ImageDisk, Manifest, Part, Pruned, digest, prune_folder};
 use crate::spec::Arch;
 use crate::store::Home;
 
@@ -95,16 +95,6 @@ pub enum InitrdError {
     /// It was tried, and failed.
     #[error("it was tried before and did not bring up the root file system: {0}")]
     GaveUp(String),
-    /// The folder of the archives.
-    #[error("cannot {what} {}", path.display())]
-    Prune {
-        /// What was to be done.
-        what: &'static str,
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
     /// A file of midge's own.
     #[error("cannot write {}", path.display())]
     Io {
@@ -173,7 +163,7 @@ fn beyond(append: &str) -> Option<&str> {
 ///
 /// # Errors
 /// When the folder cannot be read, or a file cannot be removed.
-pub fn prune(home: &Home, images: &[Manifest], dry: bool) -> Result<Vec<Pruned>, InitrdError> {
+pub fn prune(home: &Home, images: &[Manifest], dry: bool) -> io::Result<Vec<Pruned>> {
     let needed: BTreeSet<PathBuf> = images
         .iter()
         .filter_map(|image| {
@@ -181,32 +171,9 @@ pub fn prune(home: &Home, images: &[Manifest], dry: bool) -> Result<Vec<Pruned>,
         })
         .flat_map(|path| [mark(&path), path])
         .collect();
-    let folder = folder(home);
-    let failed = |what| {
-        let path = folder.clone();
-        move |source| InitrdError::Prune { what, path, source }
-    };
-    let entries = match fs::read_dir(&folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(failed("list"))?,
-    };
-    let mut pruned = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed("list"))?;
-        let path = entry.path();
-        // Others are being written.
-        let whole = path.extension().is_some_and(|ending| ending == ARCHIVE || ending == MARK);
-        if !whole || needed.contains(&path) {
-            continue;
-        }
-        let bytes = entry.metadata().map_or(0, |about| about.len());
-        if !dry {
-            fs::remove_file(&path).map_err(failed("clear"))?;
-        }
-        pruned.push(Pruned { path, bytes });
-    }
-    pruned.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(pruned)
+    // Files with other names are being written.
+    let ours = |path: &Path| path.extension().is_some_and(|ending| ending == ARCHIVE || ending == MARK);
+    prune_folder(&folder(home), |path| !ours(path) || needed.contains(path), dry)
 }
 
 /// Whether the words that a user adds to the kernel's command line leave the small one of use.
