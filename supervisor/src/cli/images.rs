@@ -13,7 +13,10 @@ use crate::image::build::{self, BuildError, BuildRequest, Progress};
 use crate::image::contents::Firmware;
 use crate::image::cow::{self, Cow, CowError};
 use crate::image::overlay::OverlayError;
-use crate::image::{self, Image, ImageError, ImageName, ImageStore, Listing, Manifest, Pruned, pull};
+use crate::image::{
+    self, Image, ImageError, ImageName, ImageStore, Listing, Manifest, Pruned, pull, vmlinux,
+};
+use crate::initrd;
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Size};
 use crate::store::StoreError;
@@ -214,14 +217,27 @@ pub(super) fn prune(context: &Context, dry: bool) -> Result<Vec<Pruned>, Failed>
     Ok(store(context)?.prune(|path| used.iter().any(|used| used == path), dry)?)
 }
 
-/// As [`prune`], and cut-off downloads and outdated builds too.
+/// As [`prune`], and cut-off downloads, outdated builds, small initial RAM disks and unpacked kernels too.
 pub(super) fn prune_all(context: &Context, dry: bool) -> Result<Vec<Pruned>, Failed> {
     let mut pruned = prune(context, dry)?;
     pruned.extend(
         pull::sweep(&downloads(context)?, dry).map_err(|e| Failed::io("cannot clear the downloads", e))?,
     );
     pruned.extend(build::prune_cache(&cache(), dry)?);
+    pruned.extend(prune_made(context, dry)?);
     Ok(pruned)
+}
+
+/// Removes the small initial RAM disks and unpacked kernels that neither an image nor a VM needs any more.
+fn prune_made(context: &Context, dry: bool) -> Result<Vec<Pruned>, Failed> {
+    let mut images: Vec<Manifest> = users(context)?.into_iter().map(|(_, manifest)| manifest).collect();
+    images.extend(store(context)?.list()?.images.into_iter().map(|image| image.manifest));
+    let home = context.home()?;
+    let initrds =
+        initrd::prune(home, &images, dry).map_err(|e| Failed::io("cannot clear the initial RAM disks", e))?;
+    let kernels =
+        vmlinux::prune(home, &images, dry).map_err(|e| Failed::io("cannot clear the kernels", e))?;
+    Ok(initrds.into_iter().chain(kernels).collect())
 }
 
 /// Where downloads lie until they are whole: on the file system of the store, to become a part of it by a link.

@@ -272,6 +272,8 @@ impl Recipe {
                 ssh: true,
                 systemd: Some(self.release.systemd()),
                 cloud_init: self.packages.split(',').any(|name| name == "cloud-init"),
+                // By midge-network.service (prepare.sh).
+                network_credentials: true,
                 ready: Some("agent".to_owned()),
                 ..Manifest::new(&self.name, Kind::Linux, self.arch, source)
             },

@@ -71,6 +71,7 @@ impl Place {
             firmware: None,
             systemd: None,
             cloud_init: false,
+            network_credentials: false,
             ready: None,
             source: String::new(),
             origin: None,
