@@ -4,6 +4,7 @@
 //! Only `vm` spawns processes, only [`store`] writes records, and `machine` is a pure function.
 
 pub mod cli;
+pub mod compare;
 mod error;
 pub mod host;
 pub mod image;

@@ -1,5 +1,6 @@
 //! The command line: one set of definitions, from which parsing, help, completions and man pages come.
 
+mod compare;
 mod image;
 mod net;
 mod spec;
@@ -10,6 +11,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, ValueEnum};
 
+pub(super) use compare::CompareArgs;
 pub(super) use image::*;
 pub(super) use net::*;
 pub(super) use spec::{SetFlags, SpecFlags};

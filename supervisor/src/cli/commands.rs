@@ -3,6 +3,7 @@
 mod attach;
 mod cloud_init;
 mod cmdline;
+mod compare;
 mod console;
 mod cp;
 mod create;
@@ -61,6 +62,7 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Console(args) => console::console(context, &args.name),
         Verb::Image(verb) => image::image(context, &verb),
         Verb::Net(verb) => net::net(context, &verb),
+        Verb::Compare(args) => compare::compare(context, &args),
         Verb::Doctor(args) => doctor::doctor(context, args.output),
         Verb::Gc(args) => gc::gc(context, &args),
         Verb::Completions(args) => pages::completions(args.shell),
