@@ -11,7 +11,7 @@ use super::html::escaped;
 /// Width of a picture, in its own units: about the pixels of a phone.
 const WIDTH: f64 = 360.0;
 /// How many colours the style has.
-const COLOURS: usize = 6;
+const COLOURS: usize = 8;
 /// The numbers of a chart reach this far apart before its scale becomes logarithmic.
 const FAR: f64 = 12.0;
 /// Height of one guest's lane.
@@ -55,10 +55,12 @@ struct Scale {
     low: f64,
     high: f64,
     log: bool,
+    /// What round numbers are powers of: 10, and for bytes 16, of which 4 KiB, 64 KiB and 1 MiB are powers.
+    base: f64,
 }
 
 impl Scale {
-    fn of(numbers: &[f64]) -> Option<Self> {
+    fn of(numbers: &[f64], unit: Unit) -> Option<Self> {
         let above = numbers.iter().copied().filter(|x| *x > 0.0);
         let (least, most) = above.fold((f64::INFINITY, 0.0_f64), |(a, b), x| (a.min(x), b.max(x)));
         if most <= 0.0 {
@@ -66,9 +68,10 @@ impl Scale {
         }
         // A logarithmic scale has no zero.
         let log = most / least > FAR && numbers.iter().all(|x| *x > 0.0);
-        let low = if log { 10_f64.powf(least.log10().floor()) } else { 0.0 };
+        let base: f64 = if unit == Unit::Bytes { 16.0 } else { 10.0 };
+        let low = if log { base.powf(least.log(base).floor()) } else { 0.0 };
         let high = if log { most } else { most * 1.02 };
-        Some(Self { low, high, log })
+        Some(Self { low, high, log, base })
     }
 
     fn place(&self, x: f64) -> f64 {
@@ -83,26 +86,22 @@ impl Scale {
     /// Round numbers along the scale, at most five.
     fn ticks(&self) -> Vec<f64> {
         if self.log {
-            let first = self.low.log10().round();
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few powers of ten")]
-            let powers = ((self.high / self.low).log10().floor().max(0.0) as usize) + 1;
-            let step = powers.div_ceil(5).max(1);
-            return (0..powers)
-                .step_by(step)
-                .map(|i| 10_f64.powf(first + super::document::number(i as u64)))
-                .collect();
+            let powers = std::iter::successors(Some(self.low), |x| Some(x * self.base));
+            let powers: Vec<f64> = powers.take_while(|x| *x <= self.high * 1.001).collect();
+            let step = powers.len().div_ceil(5).max(1);
+            return powers.into_iter().step_by(step).collect();
         }
         let rough = self.high / 4.0;
-        let power = 10_f64.powf(rough.log10().floor());
-        let step =
-            [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
+        let power = self.base.powf(rough.log(self.base).floor());
+        let steps = if self.base == 16.0 { [1.0, 2.0, 4.0, 8.0, 16.0] } else { [1.0, 2.0, 2.5, 5.0, 10.0] };
+        let step = steps.map(|m| m * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
         std::iter::successors(Some(0.0), |x| Some(x + step)).take_while(|x| *x <= self.high).collect()
     }
 }
 
 fn dots(page: &mut String, title: &str, unit: Unit, guests: &[String], rows: &[(String, Vec<Vec<f64>>)]) {
     let all: Vec<f64> = rows.iter().flat_map(|(_, series)| series.iter().flatten().copied()).collect();
-    let Some(scale) = Scale::of(&all) else { return };
+    let Some(scale) = Scale::of(&all, unit) else { return };
     let title = if scale.log { format!("{title} (logarithmic scale)") } else { title.to_owned() };
     let (mut inside, mut y) = (String::new(), 4.0);
     let mut lanes = String::new();
@@ -221,15 +220,20 @@ mod tests {
 
     #[test]
     fn far_numbers_get_a_logarithmic_scale_and_stay_inside() {
-        let scale = Scale::of(&[120.0, 13_000.0]).unwrap();
+        let scale = Scale::of(&[120.0, 13_000.0], Unit::Ms).unwrap();
         assert!(scale.log && scale.low == 100.0);
         assert_eq!(scale.ticks(), [100.0, 1000.0, 10_000.0]);
         for x in [120.0, 13_000.0] {
             assert!((0.0..WIDTH - LABEL).contains(&scale.place(x)));
         }
-        let near = Scale::of(&[3.0, 4.0, 0.0]).unwrap();
+        let near = Scale::of(&[3.0, 4.0, 0.0], Unit::Ms).unwrap();
         assert!(!near.log && near.ticks() == [0.0, 2.0, 4.0]);
-        assert!(Scale::of(&[0.0]).is_none() && Scale::of(&[]).is_none());
+        let bytes = Scale::of(&[100.0 * 1024.0, 300.0 * 1048_576.0], Unit::Bytes).unwrap();
+        assert_eq!(
+            bytes.ticks().iter().map(|x| show(*x, Unit::Bytes)).collect::<Vec<_>>(),
+            ["64.0 KiB", "1.00 MiB", "16.0 MiB", "256 MiB"]
+        );
+        assert!(Scale::of(&[0.0], Unit::Ms).is_none() && Scale::of(&[], Unit::Ms).is_none());
     }
 
     #[test]

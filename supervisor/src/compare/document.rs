@@ -11,6 +11,8 @@ pub enum Block {
     Warning(String),
     /// Items.
     List(Vec<String>),
+    /// Names, each with a text.
+    Facts(Vec<(String, String)>),
     /// Rows under a header. The first column names the row.
     Table(Vec<String>, Vec<Vec<String>>),
     /// Text as it is.

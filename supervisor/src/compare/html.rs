@@ -31,6 +31,13 @@ pub fn write(title: &str, blocks: &[Block]) -> String {
                 }
                 body.push_str("</ul>\n");
             }
+            Block::Facts(facts) => {
+                body.push_str("<dl>\n");
+                for (name, value) in facts {
+                    let _ = writeln!(body, "<dt>{}</dt><dd>{}</dd>", escaped(name), escaped(value));
+                }
+                body.push_str("</dl>\n");
+            }
             Block::Table(head, rows) => table(&mut body, head, rows),
             Block::Code(code) => {
                 let _ = writeln!(body, "<pre tabindex=\"0\">{}</pre>", escaped(code.trim_end()));
@@ -107,6 +114,6 @@ mod tests {
             ],
         );
         assert!(!page.contains("<script") && !page.contains('\u{1b}') && !page.contains("('x')"), "{page}");
-        assert_eq!(page.matches("&lt;script&gt;").count(), 7);
+        assert_eq!(page.matches("&lt;script&gt;").count(), 8);
     }
 }

@@ -25,6 +25,12 @@ pub fn write(blocks: &[Block]) -> String {
                 }
                 text.push('\n');
             }
+            Block::Facts(facts) => {
+                for (name, value) in facts {
+                    let _ = writeln!(text, "- **{}:** {}", escaped(name), escaped(value));
+                }
+                text.push('\n');
+            }
             Block::Table(head, rows) => table(&mut text, head, rows),
             Block::Code(code) => {
                 // A fence longer than any in the text (CommonMark 4.5).

@@ -179,8 +179,7 @@ fn machine(results: &Results, blocks: &mut Vec<Block>) {
         ("when", format!("{} to {}", time(results.started), time(results.ended))),
         ("midge", results.midge.clone()),
     ];
-    let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-    blocks.push(Block::Table(vec![String::new(), "value".to_owned()], rows));
+    blocks.push(Block::Facts(rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()));
     let guests = results.guests.iter().map(|guest| {
         let digest = guest.digest.as_ref().map(|digest| format!(", {digest}")).unwrap_or_default();
         format!("{}: {}, {} for {}{digest}", guest.name, guest.what, guest.kind, guest.arch)
@@ -766,7 +765,7 @@ mod tests {
         let (text, page) = (markdown::write(&blocks), html::write(&title(&results), &blocks));
         for part in [
             "102 ms",
-            "9.02 s",
+            "9.03 s",
             "60.5 KiB",
             "3.00 MiB",
             "100",
