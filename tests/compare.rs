@@ -43,12 +43,12 @@ fn junk_kernel(path: &Path) {
         0xf4, 0xeb, 0xfd, // hlt; jmp
     ];
     let header: u32 = 64 + 2 * 56;
-    let note = [4_u32, 4, 18].iter().flat_map(|word| word.to_le_bytes()).chain(*b"Xen\0");
-    let note: Vec<u8> = note.chain((BASE + header + 20).to_le_bytes()).collect();
-    let message = BASE + header + 20 + u32::try_from(code.len()).unwrap();
+    let note = [4_u32, 8, 18].iter().flat_map(|word| word.to_le_bytes()).chain(*b"Xen\0");
+    let note: Vec<u8> = note.chain(u64::from(BASE + header + 24).to_le_bytes()).collect();
+    let message = BASE + header + 24 + u32::try_from(code.len()).unwrap();
     code[15..19].copy_from_slice(&message.to_le_bytes());
     code.extend(b"\r\n<b>|junk|</b> ready\r\n\0");
-    let size = u64::from(header) + 20 + code.len() as u64;
+    let size = u64::from(header) + 24 + code.len() as u64;
     let mut elf: Vec<u8> = b"\x7fELF\x02\x01\x01".to_vec();
     elf.resize(16, 0);
     let half = |elf: &mut Vec<u8>, value: u16| elf.extend(value.to_le_bytes());
@@ -57,14 +57,14 @@ fn junk_kernel(path: &Path) {
     // An executable for x86-64 with two program headers behind this one.
     [2, 62].into_iter().for_each(|value| half(&mut elf, value));
     word(&mut elf, 1);
-    [u64::from(BASE + header + 20), 64, 0].into_iter().for_each(|value| long(&mut elf, value));
+    [u64::from(BASE + header + 24), 64, 0].into_iter().for_each(|value| long(&mut elf, value));
     word(&mut elf, 0);
     [64, 56, 2, 64, 0, 0].into_iter().for_each(|value| half(&mut elf, value));
-    for (kind, offset, length) in [(1_u32, 0, size), (4, u64::from(header), 20)] {
+    for (kind, offset, length) in [(1_u32, 0, size), (4, u64::from(header), 24)] {
         word(&mut elf, kind);
         word(&mut elf, 7);
         let address = u64::from(BASE) + offset;
-        [offset, address, address, length, length, 8].into_iter().for_each(|value| long(&mut elf, value));
+        [offset, address, address, length, length, 4].into_iter().for_each(|value| long(&mut elf, value));
     }
     elf.extend(note);
     elf.extend(code);
@@ -126,7 +126,7 @@ fn guests_that_fail_are_told_and_never_dropped() {
 #[test]
 fn a_unikernel_is_measured_and_its_report_made_again_from_the_results() {
     let sandbox = Sandbox::new();
-    let found = compare(&sandbox, "report", "hello --runs 4 --memory 48M --load 300ms --cold");
+    let found = compare(&sandbox, "report", "hello --runs 4 --memory 48M --load 1s --cold");
     let guest = &found["guests"][0];
     let boots = guest["boots"].as_array().unwrap();
     assert_eq!(boots.len(), 5);
@@ -189,7 +189,7 @@ fn a_unikernel_a_debian_and_the_least_linux_side_by_side() {
     let found = compare(
         &sandbox,
         "report",
-        "hello busybox debian:12 --runs 1 --memory 256M --load 400ms --only boot,size,surface,workload",
+        "hello busybox debian:12 --runs 1 --memory 256M --load 1s --only boot,size,surface,workload",
     );
     let report = sandbox.path().join("report");
     let markdown = text(&report, "comparison_results.md");
@@ -240,8 +240,7 @@ fn on_a_tap_the_guest_is_pinged_and_its_ports_are_found() {
     let mut sandbox = Sandbox::new();
     let namespace = Namespace::new("compare");
     sandbox.enter(&namespace);
-    let found =
-        compare(&sandbox, "report", "hello --runs 1 --memory 32M --load 200ms --only surface,workload");
+    let found = compare(&sandbox, "report", "hello --runs 1 --memory 32M --load 1s --only surface,workload");
     let guest = &found["guests"][0];
     let tcp = &guest["surface"]["tcp"]["value"];
     assert_eq!((&tcp["open"], &tcp["tried"]), (&json!([80]), &json!(65535)), "{}", guest["surface"]);

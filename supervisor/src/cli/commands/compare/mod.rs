@@ -88,7 +88,11 @@ fn begin(args: &CompareArgs, contenders: &[Contender], only: Vec<Section>) -> Re
     let started = jiff::Timestamp::now();
     Ok(Results {
         schema: SCHEMA,
-        midge: env!("CARGO_PKG_VERSION").to_owned(),
+        midge: format!(
+            "{}{}",
+            env!("CARGO_PKG_VERSION"),
+            if cfg!(debug_assertions) { ", a debug build" } else { "" }
+        ),
         partial: true,
         started,
         ended: started,
