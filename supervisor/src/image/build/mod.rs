@@ -79,7 +79,7 @@ pub struct BuildRequest {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Not something that can be built.
-    #[error("cannot build `{0}`: there are debian:12 and debian:13")]
+    #[error("cannot build `{0}`: there are debian:12, debian:13 and busybox")]
     UnknownRelease(String),
     /// The image's name cannot be one.
     #[error(transparent)]
