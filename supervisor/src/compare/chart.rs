@@ -57,6 +57,8 @@ struct Scale {
     log: bool,
     /// What round numbers are powers of: 10, and for bytes 16, of which 4 KiB, 64 KiB and 1 MiB are powers.
     base: f64,
+    /// The steps between round numbers, times a power of the base.
+    steps: [f64; 5],
 }
 
 impl Scale {
@@ -68,10 +70,13 @@ impl Scale {
         }
         // A logarithmic scale has no zero.
         let log = most / least > FAR && numbers.iter().all(|x| *x > 0.0);
-        let base: f64 = if unit == Unit::Bytes { 16.0 } else { 10.0 };
+        let (base, steps): (f64, _) = match unit {
+            Unit::Bytes => (16.0, [1.0, 2.0, 4.0, 8.0, 16.0]),
+            Unit::Ms | Unit::PerSecond => (10.0, [1.0, 2.0, 2.5, 5.0, 10.0]),
+        };
         let low = if log { base.powf(least.log(base).floor()) } else { 0.0 };
         let high = if log { most } else { most * 1.02 };
-        Some(Self { low, high, log, base })
+        Some(Self { low, high, log, base, steps })
     }
 
     fn place(&self, x: f64) -> f64 {
@@ -93,8 +98,7 @@ impl Scale {
         }
         let rough = self.high / 4.0;
         let power = self.base.powf(rough.log(self.base).floor());
-        let steps = if self.base == 16.0 { [1.0, 2.0, 4.0, 8.0, 16.0] } else { [1.0, 2.0, 2.5, 5.0, 10.0] };
-        let step = steps.map(|m| m * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
+        let step = self.steps.map(|m| m * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
         std::iter::successors(Some(0.0), |x| Some(x + step)).take_while(|x| *x <= self.high).collect()
     }
 }

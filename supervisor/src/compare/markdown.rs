@@ -76,7 +76,7 @@ pub fn escaped(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '~' | '&' | '!' => {
-                escaped.extend(['\\', c])
+                escaped.extend(['\\', c]);
             }
             c if c.is_control() => escaped.push(' '),
             c => escaped.push(c),

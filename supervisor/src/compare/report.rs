@@ -412,6 +412,10 @@ fn failures(results: &Results, blocks: &mut Vec<Block>) {
     }
 }
 
+/// A scan of ports, with its name.
+type Scan = (&'static str, fn(&Guest) -> Option<&Measured<Ports>>);
+/// What a cell says of requests.
+type Cell = fn(&super::results::Http) -> String;
 /// A part of [`Memory`], with its name.
 type Part = (&'static str, fn(&Memory) -> Option<u64>);
 
@@ -527,7 +531,6 @@ fn surface(results: &Results, blocks: &mut Vec<Block>) {
             rows.push(row);
         }
     }
-    type Scan = (&'static str, fn(&Guest) -> Option<&Measured<Ports>>);
     let scans: [Scan; 2] = [
         ("open TCP ports", |guest| guest.surface.as_ref()?.tcp.as_ref()),
         ("UDP ports that answer", |guest| guest.surface.as_ref()?.udp.as_ref()),
@@ -603,7 +606,6 @@ fn workload(results: &Results, blocks: &mut Vec<Block>) {
                 .find(|http| http.connections == *level)
                 .cloned()
         };
-        type Cell = fn(&super::results::Http) -> String;
         let cells: [(&str, Cell); 6] = [
             ("answers per second", |h| plain(number(h.total()) / h.seconds)),
             ("body bytes per second", |h| bytes(number(h.total() * h.body) / h.seconds)),

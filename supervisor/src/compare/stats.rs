@@ -130,7 +130,9 @@ fn bootstrap(samples: &[&[f64]], statistic: impl Fn(&[&[f64]]) -> f64) -> (f64, 
     let mut found = Vec::with_capacity(RESAMPLES);
     for _ in 0..RESAMPLES {
         for (draw, sample) in draws.iter_mut().zip(samples) {
-            draw.iter_mut().for_each(|x| *x = sample[random.below(sample.len())]);
+            for x in draw.iter_mut() {
+                *x = sample[random.below(sample.len())];
+            }
             draw.sort_by(f64::total_cmp);
         }
         let draws: Vec<&[f64]> = draws.iter().map(Vec::as_slice).collect();

@@ -71,7 +71,7 @@ fn word(accel: ResolvedAccel) -> String {
 /// Whose turn it is in a round: the order turns round each time, so that no guest always follows the same other.
 fn order(guests: usize, round: u32) -> Vec<usize> {
     let forth = 0..guests;
-    if round % 2 == 0 { forth.collect() } else { forth.rev().collect() }
+    if round.is_multiple_of(2) { forth.collect() } else { forth.rev().collect() }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -18,6 +19,9 @@ use crate::image::{Image, Manifest, overlay};
 use crate::machine::DiskFormat;
 use crate::spec::{Kind, Ready, VmSpec};
 use crate::store::{Record, SCHEMA, VmDir};
+
+/// How long a guest may be looked at, beside its boot.
+const LONGEST: Duration = Duration::from_hours(2);
 
 /// A guest that is to be compared.
 #[derive(Debug)]
@@ -141,6 +145,8 @@ fn one(context: &Context, args: &CompareArgs, file: &File, word: &str) -> Result
         net: args.net.clone().into_iter().collect(),
         rm: true,
         no_reboot: true,
+        // Should this process be killed, they do not stay for ever.
+        ttl: Some(args.timeout + LONGEST),
         ..SpecFlags::default()
     };
     let (mut spec, manifest, original) = match &entry.vm {
@@ -283,9 +289,7 @@ impl Contender {
 
     fn image(&self, context: &Context) -> Result<Option<Image>, Failed> {
         let manifest = self.manifest.as_ref();
-        Ok(manifest
-            .map(|manifest| Image::recorded(context.home()?, manifest).map_err(Failed::from))
-            .transpose()?)
+        manifest.map(|manifest| Image::recorded(context.home()?, manifest).map_err(Failed::from)).transpose()
     }
 }
 

@@ -135,24 +135,27 @@ impl Look<'_> {
 
     fn all(&mut self, guest: &mut Guest) {
         let failed = self.trial.boot.failed.clone();
-        if self.wanted(Section::Boot) && self.going_on() {
-            guest.systemd = Some(self.systemd(failed.as_deref()));
+        let failed = failed.as_deref();
+        // What a signal cut short is left out: it says nothing of the guest.
+        if self.wanted(Section::Boot) {
+            let said = self.systemd(failed);
+            guest.systemd = self.going_on().then_some(said);
         } else if failed.is_none() {
             self.settle();
         }
         if self.wanted(Section::Memory) && self.going_on() {
-            guest.idle = Some(self.memory(failed.as_deref()));
+            let memory = self.memory(failed);
+            guest.idle = self.going_on().then_some(memory);
         }
         if self.wanted(Section::Surface) && self.going_on() {
-            guest.surface = Some(self.surface(guest, failed.as_deref()));
+            let surface = self.surface(guest, failed);
+            guest.surface = self.going_on().then_some(surface);
         }
         if (self.wanted(Section::Workload) || self.wanted(Section::Memory)) && self.going_on() {
-            let (workload, loaded) = self.workload(failed.as_deref());
-            if self.wanted(Section::Memory) && self.going_on() {
-                guest.loaded = Some(loaded);
-            }
-            if self.wanted(Section::Workload) {
-                guest.workload = Some(workload);
+            let (workload, loaded) = self.workload(failed);
+            if self.going_on() {
+                guest.loaded = self.wanted(Section::Memory).then_some(loaded);
+                guest.workload = self.wanted(Section::Workload).then_some(workload);
             }
         }
     }

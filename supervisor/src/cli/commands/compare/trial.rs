@@ -176,8 +176,7 @@ impl Trial<'_> {
 
     fn fail(&mut self, why: String) {
         self.boot.failed = Some(why);
-        let serial = self.evidence.sections().into_iter().next();
-        self.boot.console = serial.map(|section| section.lines).unwrap_or_default();
+        self.boot.console = self.evidence.of_guest();
     }
 
     /// Whether it became ready and stayed so.
