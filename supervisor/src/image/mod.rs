@@ -5,6 +5,7 @@
 //! [`overlay`], and [`kernel`] judges kernel files that users bring along.
 
 pub mod build;
+pub mod busybox;
 pub mod contents;
 pub mod cow;
 pub(crate) mod digest;

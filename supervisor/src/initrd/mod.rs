@@ -9,6 +9,7 @@
 //! disk is used from then on.
 
 mod archive;
+mod busybox;
 mod dependencies;
 mod module;
 mod source;
@@ -20,6 +21,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+pub use busybox::busybox;
 pub use dependencies::{Dependencies, order};
 pub use module::{ModuleError, unpack, vermagic};
 pub use version::release;
@@ -196,6 +198,18 @@ fn mark(path: &Path) -> PathBuf {
 
 /// The archive for the kernel of this version.
 fn build(init: &[u8], files: &dyn ModuleFiles, version: &str) -> Result<Vec<u8>, InitrdError> {
+    let modules = modules(files, version, &NEEDED, &USEFUL)?;
+    archive::write(init, &modules).map_err(|e| InitrdError::Disk(e.to_string()))
+}
+
+/// The modules for the kernel of this version, unpacked, in the order in which they are to be loaded: those that are needed, and those of
+/// the useful ones that there are.
+fn modules(
+    files: &dyn ModuleFiles,
+    version: &str,
+    needed: &[&'static str],
+    useful: &[&'static str],
+) -> Result<Vec<(String, Vec<u8>)>, InitrdError> {
     let folder = format!("/lib/modules/{version}");
     let text = |name: &str| {
         let path = format!("{folder}/{name}");
@@ -203,11 +217,11 @@ fn build(init: &[u8], files: &dyn ModuleFiles, version: &str) -> Result<Vec<u8>,
         Ok::<_, InitrdError>(String::from_utf8_lossy(&bytes).into_owned())
     };
     let dependencies = Dependencies::read(&text("modules.dep")?, &text("modules.builtin")?);
-    if let Some(missing) = NEEDED.into_iter().find(|name| !dependencies.has(name)) {
+    if let Some(missing) = needed.iter().find(|name| !dependencies.has(name)) {
         return Err(InitrdError::NoModule(missing));
     }
     let mut modules = Vec::new();
-    for path in order(&dependencies, NEEDED.into_iter().chain(USEFUL)) {
+    for path in order(&dependencies, needed.iter().chain(useful).copied()) {
         let whole = format!("{folder}/{path}");
         let packed = files.read(&whole)?.ok_or_else(|| InitrdError::Missing(whole.clone()))?;
         let failed = |source| InitrdError::Module { path: whole.clone(), source };
@@ -222,7 +236,7 @@ fn build(init: &[u8], files: &dyn ModuleFiles, version: &str) -> Result<Vec<u8>,
         let name = dependencies::name_of(&path).replace('-', "_");
         modules.push((format!("{name}.ko"), module));
     }
-    archive::write(init, &modules).map_err(|e| InitrdError::Disk(e.to_string()))
+    Ok(modules)
 }
 
 /// Where an image's modules are read from.
