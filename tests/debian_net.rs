@@ -7,8 +7,6 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 
 use common::lan::{HOST, Lan, ROUTER};

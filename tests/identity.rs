@@ -67,9 +67,7 @@ impl Guest<'_> {
         let key = fs::read_to_string(self.sandbox.vm_file("deb", "known_hosts")).unwrap();
 
         let wanted = self.everything(&mac, "52:54:00:1d:00:01");
-        let start = Instant::now();
         let report = self.identify(&wanted, DEADLINE).unwrap();
-        eprintln!("identify: {:?} {}", start.elapsed(), serde_json::to_string_pretty(&report).unwrap());
         assert!(report.confirmed(), "{report:?}");
         let mut names: Vec<ItemName> = report.items.keys().copied().collect();
         names.sort_unstable();
@@ -133,7 +131,7 @@ impl Guest<'_> {
     fn may_be_given_a_part_of_an_identity(&self) {
         let before = self.facts();
         self.shell("date -s 'tomorrow'");
-        let report = self.identify(&self.part(), DEADLINE).unwrap();
+        let report = self.identify(&part(), DEADLINE).unwrap();
         assert!(report.confirmed() && report.items.len() == 4, "{report:?}");
         let after = self.facts();
         assert_eq!(after["hostname"], "third");
@@ -150,7 +148,7 @@ impl Guest<'_> {
         common::eventually("a lease by its link-layer address", || {
             self.facts()["client_id"].as_str().is_some_and(|id| id.starts_with("01"))
         });
-        let mut wanted = self.renewed("52:54:00:1d:00:01", "52:54:00:1d:00:02", SHORT);
+        let mut wanted = renewed("52:54:00:1d:00:01", "52:54:00:1d:00:02", SHORT);
         wanted.nics[0].address = Some([192, 0, 2, 1].into());
         let report = self.identify(&wanted, DEADLINE).unwrap();
         assert!(!report.confirmed());
@@ -158,7 +156,7 @@ impl Guest<'_> {
         assert_eq!(report.items[&ItemName::Address].state, State::Failed, "{report:?}");
 
         // Where somebody else hears of the address, it is not waited for.
-        let mut wanted = self.renewed("52:54:00:1d:00:02", "52:54:00:1d:00:03", SHORT);
+        let mut wanted = renewed("52:54:00:1d:00:02", "52:54:00:1d:00:03", SHORT);
         wanted.renew = Some(Renew { within_ms: None });
         let mut report = self.identify(&wanted, DEADLINE).unwrap();
         assert_eq!(report.items[&ItemName::Address].state, State::Pending, "{report:?}");
@@ -167,7 +165,7 @@ impl Guest<'_> {
         assert!(report.confirmed(), "{report:?}");
 
         // Nobody has this one any more.
-        let report = self.identify(&self.renewed("52:54:00:1d:00:01", "52:54:00:1d:00:09", SHORT), DEADLINE);
+        let report = self.identify(&renewed("52:54:00:1d:00:01", "52:54:00:1d:00:09", SHORT), DEADLINE);
         let report = report.unwrap();
         assert_eq!(report.items[&ItemName::Mac].state, State::Failed, "{report:?}");
         assert!(report.unconfirmed().contains("no interface is 52:54:00:1d:00:01"), "{report:?}");
@@ -179,7 +177,7 @@ impl Guest<'_> {
              > /etc/systemd/network/05-static.network; networkctl reload",
         );
         common::eventually("the address is set", || self.facts()["ip"] == "198.51.100.7");
-        let wanted = self.renewed("52:54:00:1d:00:03", "52:54:00:1d:00:04", SHORT);
+        let wanted = renewed("52:54:00:1d:00:03", "52:54:00:1d:00:04", SHORT);
         let report = self.identify(&wanted, DEADLINE).unwrap();
         assert!(report.unconfirmed().contains("is set in the guest"), "{report:?}");
         self.shell("rm /etc/systemd/network/05-static.network; networkctl reload");
@@ -200,7 +198,7 @@ impl Guest<'_> {
                  $(ls /sys/class/net | grep -v lo) 2>&1",
         );
         let (before, leases) = (self.facts(), self.leases());
-        let wanted = self.renewed("52:54:00:1d:00:04", "52:54:00:1d:00:05", DEADLINE / 2);
+        let wanted = renewed("52:54:00:1d:00:04", "52:54:00:1d:00:05", DEADLINE / 2);
         let report = self.identify(&wanted, DEADLINE).unwrap();
         assert!(report.confirmed(), "{report:?}");
         assert!(report.items[&ItemName::Dhcp].detail.contains("dhclient"), "{report:?}");
@@ -229,7 +227,7 @@ impl Guest<'_> {
         self.shell("mv /usr/bin/install.away /usr/bin/install");
         assert_eq!(failure.kind, FailureKind::Agent);
         assert!(failure.message.contains("install") && failure.message.contains("not found"), "{failure:?}");
-        assert!(self.identify(&self.part(), DEADLINE).unwrap().confirmed());
+        assert!(self.identify(&part(), DEADLINE).unwrap().confirmed());
     }
 
     fn is_not_believed_when_it_lies(&self) {
@@ -248,7 +246,7 @@ impl Guest<'_> {
         // systemd starts it anew, and all can be well.
         self.sandbox.ok(&["wait", "deb", "agent"]);
         self.shell("rm /run/midge-identify-*");
-        assert!(self.identify(&self.part(), DEADLINE).unwrap().confirmed());
+        assert!(self.identify(&part(), DEADLINE).unwrap().confirmed());
     }
 
     fn is_given_up_when_its_agent_hangs(&self) {
@@ -264,11 +262,6 @@ impl Guest<'_> {
         self.shell(&format!("cat > $(ls /run/midge-identify-*) <<'END'\n#!/bin/sh\n{script}\nEND\n"));
     }
 
-    fn part(&self) -> Wanted {
-        let seed = Some(RandomSeed::fresh().unwrap());
-        Wanted { hostname: Some("third".to_owned()), clock: true, seed, ..Wanted::default() }
-    }
-
     /// Everything that a clone is given.
     fn everything(&self, old: &str, new: &str) -> Wanted {
         let folder = self.sandbox.home().join("vms/deb");
@@ -281,13 +274,8 @@ impl Guest<'_> {
             host_key: Some(seed::ensure_host_key(&folder, "deb").unwrap()),
             seed: Some(RandomSeed::fresh().unwrap()),
             clock: true,
-            ..self.renewed(old, new, DEADLINE / 2)
+            ..renewed(old, new, DEADLINE / 2)
         }
-    }
-
-    fn renewed(&self, old: &str, new: &str, within: Duration) -> Wanted {
-        let nic = Nic { old: old.parse().unwrap(), new: new.parse().unwrap(), address: None };
-        Wanted { nics: vec![nic], renew: Some(Renew::within(within)), ..Wanted::default() }
     }
 
     /// Asks the VM's supervisor.
@@ -306,7 +294,7 @@ impl Guest<'_> {
 
     #[track_caller]
     fn refused(&self, within: Duration) -> Failure {
-        self.identify(&self.part(), within).unwrap_err()
+        self.identify(&part(), within).unwrap_err()
     }
 
     /// Runs a script in the guest; its output.
@@ -360,7 +348,7 @@ impl Guest<'_> {
     fn leases(&self) -> String {
         let text = fs::read_to_string(self.lan.leases()).unwrap();
         let words = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        words.filter(|w| w.len() > 3).map(|w| format!("{} {} {}\n", w[1], w[2], w[3])).collect()
+        words.filter(|w| w.len() > 3).map(|w| w[1..4].join(" ")).collect::<Vec<_>>().join("\n")
     }
 
     /// How far the guest's clock is from this host's, and by how much that may be wrong.
@@ -371,4 +359,16 @@ impl Guest<'_> {
         let host = before.duration_since(SystemTime::UNIX_EPOCH).unwrap() + half;
         (Duration::from_nanos(told).abs_diff(host), half)
     }
+}
+
+/// What a machine is given that has everything but its name.
+fn part() -> Wanted {
+    let seed = Some(RandomSeed::fresh().unwrap());
+    Wanted { hostname: Some("third".to_owned()), clock: true, seed, ..Wanted::default() }
+}
+
+/// Another link-layer address, and what comes with it.
+fn renewed(old: &str, new: &str, within: Duration) -> Wanted {
+    let nic = Nic { old: old.parse().unwrap(), new: new.parse().unwrap(), address: None };
+    Wanted { nics: vec![nic], renew: Some(Renew::within(within)), ..Wanted::default() }
 }
