@@ -156,7 +156,7 @@ impl<'a> Bare<'a> {
             .split_whitespace()
             .map(|word| word.parse().unwrap())
             .collect();
-        [told[0], told[1]].map(|seconds| ended - Duration::from_secs_f64(seconds))
+        [told[0], told[1]].map(|seconds| ended.saturating_sub(Duration::from_secs_f64(seconds)))
     }
 }
 
