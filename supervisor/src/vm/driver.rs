@@ -415,7 +415,7 @@ impl Driver {
         }
         let dir = &self.shared.dir;
         let given_up = dir.origin().and_then(|origin| match origin {
-            Some(origin) if origin.memory => dir.write_origin(&Origin { memory: false, ..origin }),
+            Some(origin) if origin.memory => dir.write_origin(Origin { memory: false, ..origin }),
             _ => Ok(()),
         });
         if let Err(e) = given_up {

@@ -129,7 +129,7 @@ impl Trial<'_> {
                 })?;
             }
         }
-        let started = crate::vm::start(self.trials.context.home()?, &self.vm)?;
+        let started = crate::vm::start(self.trials.context.home()?, &self.vm, &crate::vm::Begin::Boot)?;
         let mut client = started.client;
         let deadline = Deadline::after(Some(within));
         let (boot, evidence) = (&mut self.boot, &mut self.evidence);
