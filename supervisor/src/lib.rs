@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod clone;
 mod error;
+pub mod fault;
 pub mod host;
 pub mod identity;
 pub mod image;
