@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 pub use capacity::{Needs, Shortage, shortages};
 
+use crate::fault::{self, Point};
 use crate::image::overlay::{self, OverlayError};
 use crate::machine::DiskFormat;
 use crate::snapshot::SnapshotError;
@@ -142,8 +143,11 @@ pub fn put_back(vm: &VmDir, snapshot: &Snapshot, memory: bool) -> Result<(), Clo
         }
         overlay::create(&fresh, &snapshot.path(&layer.file), DiskFormat::Qcow2, None)?;
         std::fs::rename(&fresh, &disk).map_err(failed("put in place"))?;
+        fault::at(Point::DiskPutBack);
     }
-    Ok(vm.write_origin(Origin { snapshot: snapshot.id(), memory })?)
+    vm.write_origin(Origin { snapshot: snapshot.id(), memory })?;
+    fault::at(Point::PutBack);
+    Ok(())
 }
 
 /// The snapshots that a store has of a VM, the latest last.

@@ -26,6 +26,7 @@ pub use lock::Lock;
 pub use origin::Origin;
 pub use record::{LastRun, Record};
 pub use run::{Heard, PortState, RamBase, RunState, Source};
+pub(crate) use vms::{NEXT_SOCKETS, SOCKETS};
 pub use vms::{Status, VmDir};
 
 /// Version of every record's format. A record with a higher one was written by a newer midge and is left alone.

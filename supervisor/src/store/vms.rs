@@ -9,7 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::home::{create_dirs, write_whole};
 use super::{Home, LastRun, Lock, Record, RunState, SCHEMA, StoreError};
+use crate::fault::{self, Point};
+use crate::host::proc::ProcessId;
 use crate::machine::DiskFormat;
+
+/// The names of QEMU's sockets in the run folder: monitor, serial console, agent.
+pub(crate) const SOCKETS: [&str; 3] = ["monitor.sock", "console.sock", "agent.sock"];
+/// Those of a QEMU that is to take a guest over, until it has.
+pub(crate) const NEXT_SOCKETS: [&str; 3] = ["monitor.next.sock", "console.next.sock", "agent.next.sock"];
 
 /// One VM's two folders.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,9 +254,12 @@ impl VmDir {
         if run.supervisor.is_alive() {
             return Status::Supervised(run);
         }
-        match &run.qemu {
-            Some(qemu) if qemu.is_alive() => Status::Orphaned(run),
-            _ => Status::Stopped,
+        // While the VM was being saved there may have been two.
+        let qemus = [&run.qemu, &run.successor, &run.predecessor];
+        if qemus.into_iter().flatten().any(ProcessId::is_alive) {
+            Status::Orphaned(run)
+        } else {
+            Status::Stopped
         }
     }
 
@@ -282,7 +292,7 @@ impl VmDir {
         let _ = fs::remove_file(self.state.join("run.json"));
         crate::seed::clear(&self.run);
         for file in
-            ["state.json", "control.sock", "monitor.sock", "console.sock", "agent.sock", "ram", "base.state"]
+            ["state.json", "control.sock", "ram", "base.state"].iter().chain(&SOCKETS).chain(&NEXT_SOCKETS)
         {
             let _ = fs::remove_file(self.run.join(file));
         }
@@ -295,7 +305,7 @@ impl VmDir {
         let scratch = home.scratch("rm")?;
         let grave = scratch.path().join("vm");
         match fs::rename(&self.state, &grave) {
-            Ok(()) => {}
+            Ok(()) => fault::at(Point::OutOfSight),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(StoreError::io("remove", &self.state)(e)),
         }

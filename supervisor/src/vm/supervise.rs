@@ -35,6 +35,7 @@ const PREDECESSOR: Duration = Duration::from_secs(10);
 /// Standard input is one end of a socket pair, whose other end the starting command holds: the greeting goes there, and
 /// it is the first conversation. Standard error is the VM's log.
 pub fn supervise(home: &Home, name: &str) -> ExitCode {
+    crate::fault::in_supervisor();
     // Away from the terminal of the command that started us: no hang-up and no Ctrl-C reaches the VM. Fails only for a
     // process group's leader, which then is fine as it is.
     if nix::unistd::setsid().is_err() {
@@ -144,17 +145,23 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let record = dir.record().map_err(store)?;
     let begin = Begin::from_env().map_err(|why| Failure::new(FailureKind::Usage, why))?;
     let orphan = match dir.status() {
-        Status::Orphaned(run) => Some(run),
+        Status::Orphaned(mut run) => {
+            save::settle(&dir, &mut run).await?;
+            dir.write_run_state(&run).map_err(store)?;
+            if run.qemu.as_ref().is_some_and(ProcessId::is_alive) {
+                Some(run)
+            } else {
+                super::close_unfinished(&dir).map_err(store)?;
+                None
+            }
+        }
         Status::Stopped | Status::Supervised(_) => None,
     };
     let io = |e: std::io::Error| Failure::new(FailureKind::Other, format!("cannot listen for commands: {e}"));
     let us = ProcessId::current().map_err(io)?;
     let (mut plan, mut run) = match orphan {
         // Whatever has become of the image or the host: the guest runs, and somebody must watch it.
-        Some(mut run) => {
-            save::settle(&dir, &mut run).await?;
-            (Plan::for_adoption(&record, &run), RunState { supervisor: us, ..run })
-        }
+        Some(run) => (Plan::for_adoption(&record, &run), RunState { supervisor: us, ..run }),
         None => {
             let restore = match &begin {
                 Begin::Adopt => {
@@ -182,6 +189,9 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     };
     if run.qemu.is_some() && adopted.is_none() {
         return Err(Failure::new(FailureKind::WrongState, format!("`{name}` ended just now")));
+    }
+    if let Some(adopted) = &adopted {
+        save::open_ports(adopted, std::mem::take(&mut run.forwards_due)).await;
     }
     let known = run.heard.clone();
     // From here on other commands see that it runs, so none of them clears away what is made for it.
@@ -266,6 +276,9 @@ fn fresh_run(record: &Record, supervisor: ProcessId) -> RunState {
         identity: None,
         saving: false,
         successor: None,
+        predecessor: None,
+        forwards_due: Vec::new(),
+        becoming: None,
         unconfirmed: None,
         phases: Vec::new(),
         addresses: Vec::new(),

@@ -14,6 +14,7 @@ use crate::cli::exit::{ExitKind, Failed, io_kind};
 use crate::cli::follow::{self, Show};
 use crate::cli::{Outcome, output, snapshots};
 use crate::clone::{self, CloneError, Macs, Needs, Options};
+use crate::fault::{self, Point};
 use crate::host::{HostRoot, Memory, Space};
 use crate::image::overlay::OverlayError;
 use crate::snapshot::check::{HostView, check};
@@ -95,6 +96,7 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> Outcome {
     snapshots::sweep(context)?;
     let source = find(context, args)?;
     let outcome = clone_all(context, args, &source, &names);
+    fault::at(Point::ClonesDone);
     if source.implicit {
         // Its files stay for as long as a clone needs them.
         for name in &source.snapshot.names {
@@ -109,6 +111,7 @@ fn find(context: &Context, args: &CloneArgs) -> Result<Source, Failed> {
     let store = snapshots::store(context)?;
     let pinned = |snapshot: Snapshot, implicit| {
         let pins = store.pin(&snapshot)?;
+        fault::at(Point::Pinned);
         Ok(Source { store: store.clone(), snapshot, implicit, _pins: pins })
     };
     if args.source.contains('@') {
@@ -137,6 +140,7 @@ fn find(context: &Context, args: &CloneArgs) -> Result<Source, Failed> {
     }
     let how = if args.how.cold || args.how.stopped { How::Disk } else { How::Live };
     let saved = save::of_running(context, &vm, name.clone(), how, None)?;
+    fault::at(Point::SourceSaved);
     if let Some(pause) = saved.pause_ms {
         context.voice.detail(format_args!("`{}` stood still for {pause:.1} ms", vm.name()));
     }
@@ -260,6 +264,7 @@ fn clone_one(
         clone::make(home, &source.snapshot, name, options, &mut macs)
     };
     let vm = made?;
+    fault::at(Point::CloneMade);
     let phases = match begun {
         Begun::Stopped => Vec::new(),
         _ => match start(context, args, source, begun, &vm) {
@@ -325,6 +330,7 @@ fn start(
     };
     let mut evidence = Evidence::of_next_run(vm);
     let started = vm::start(context.home()?, vm, &begin)?;
+    fault::at(Point::CloneBegun);
     if !context.voice.quiet {
         started.notes.iter().for_each(|note| output::say(format_args!("midge: {note}")));
     }
@@ -343,6 +349,7 @@ fn start(
     };
     let deadline = Deadline::after(Some(args.timeout.unwrap_or(DEFAULT_WAIT)));
     let followed = follow::follow(&mut client, &until, deadline, &mut evidence, show)?;
+    fault::at(Point::CloneFollowed);
     if args.wait == Some(WaitFor::CloudInit) {
         let report = super::cloud_init::report(context, vm, deadline)?;
         report.judge(vm.name())?;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Listing, Snapshot, SnapshotStore, linked, read_dir, try_own};
+use crate::fault::{self, Point};
 use crate::snapshot::SnapshotName;
 use crate::snapshot::error::{SnapshotError, io_error};
 use crate::snapshot::manifest::{DiskBase, MANIFEST, RAM, RAM_DELTA, STATE};
@@ -191,7 +192,9 @@ impl SnapshotStore {
         let link = self.names_folder().join(name.to_string());
         // One step takes it out of sight; what follows may be cut short at any point.
         fs::remove_file(&link).map_err(io_error("remove", &link))?;
+        fault::at(Point::Unnamed);
         let first = self.reclaim(id, &[], false)?;
+        fault::at(Point::Reclaimed);
         // What it stood on may have been kept for it alone.
         let others = self.reclaim_all(false)?;
         Ok(Removed { freed: first.files.values().chain(others.values()).sum(), users: first.users })
