@@ -8,7 +8,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
 
@@ -79,7 +78,7 @@ impl Peers {
             let mut command = self.command(systemd);
             command.stdout(Stdio::null()).stderr(Stdio::null());
             self.times[index].push(run(command).as_secs_f64());
-            self.cpu[index].push((children() - before).as_secs_f64());
+            self.cpu[index].push(children() - before);
         }
     }
 
@@ -134,11 +133,11 @@ fn unpack(sandbox: &Sandbox, disk: &Path) -> Result<PathBuf, String> {
     Ok(root)
 }
 
-/// The CPU time of all children that have ended (getrusage(2)).
-fn children() -> Duration {
+/// Seconds of CPU time of all children that have ended, and of theirs (getrusage(2)).
+fn children() -> f64 {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it cannot fail");
-    let time = |value: nix::sys::time::TimeVal| {
-        Duration::from_micros(u64::try_from(value.tv_sec() * 1_000_000 + value.tv_usec()).unwrap_or(0))
-    };
-    time(usage.user_time()) + time(usage.system_time())
+    [usage.user_time(), usage.system_time()]
+        .iter()
+        .map(|t| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6)
+        .sum()
 }
