@@ -93,7 +93,8 @@ impl Home {
         create_dirs(&self.vms())?;
         let scratch = self.scratch("create")?;
         fill(scratch.path())?;
-        write_json(&scratch.path().join("vm.json"), record, true)?;
+        // A VM that is removed when it ends does not outlive the host either: it need not survive a power cut.
+        write_json(&scratch.path().join("vm.json"), record, !record.spec.ephemeral)?;
         if scratch.publish(&dir.state)? {
             Ok(dir)
         } else {
