@@ -69,12 +69,25 @@ fn table(body: &mut String, head: &[String], rows: &[Vec<String>]) {
             let long = if cell.chars().count() > 28 { " class=\"long\"" } else { "" };
             let _ = match index {
                 0 => write!(body, "<th scope=\"row\">{}</th>", escaped(cell)),
-                _ => write!(body, "<td{long}>{}</td>", escaped(cell)),
+                _ => write!(body, "<td{long}>{}</td>", bound(&escaped(cell))),
             };
         }
         body.push_str("</tr>\n");
     }
     body.push_str("</tbody></table></div>\n");
+}
+
+/// A number stays with its unit when a line is broken.
+fn bound(text: &str) -> String {
+    let mut bound: String = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    let mut digit = false;
+    while let Some(c) = chars.next() {
+        let unit = c == ' ' && digit && chars.peek().is_some_and(char::is_ascii_alphabetic);
+        bound.push(if unit { '\u{a0}' } else { c });
+        digit = c.is_ascii_digit();
+    }
+    bound
 }
 
 /// Text that stands for itself, in content and in attributes.
@@ -99,6 +112,11 @@ pub fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_keep_their_units() {
+        assert_eq!(bound("3 ms to 4.5 KiB x 7"), "3\u{a0}ms to 4.5\u{a0}KiB x 7");
+    }
 
     #[test]
     fn foreign_text_stands_for_itself() {

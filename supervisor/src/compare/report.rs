@@ -185,6 +185,12 @@ fn machine(results: &Results, blocks: &mut Vec<Block>) {
         format!("{}: {}, {} for {}{digest}", guest.name, guest.what, guest.kind, guest.arch)
     });
     blocks.push(Block::List(guests.collect()));
+    if let Some(load) = host.load.filter(|load| *load > f64::from(host.cpus) / 2.0) {
+        blocks.push(Block::Warning(format!(
+            "The machine was not at rest: its load average was {} in the minute before. Times are longer and further apart than they would be.",
+            plain(load)
+        )));
+    }
     results.notes.iter().for_each(|note| blocks.push(Block::Warning(note.clone())));
 }
 
@@ -431,7 +437,7 @@ pub(super) const OUTSIDE: [Part; 5] = [
 fn memory(results: &Results, blocks: &mut Vec<Block>) {
     blocks.push(Block::Heading(2, "Memory".to_owned()));
     blocks.push(Block::Text(
-        "From outside, the same way for every guest: the pages of its RAM file, and what the host's kernel says of QEMU (smaps_rollup). At idle is some seconds after ready, when systemd says that it has started everything; under load is during requests over 64 connections."
+        "From outside, the same way for every guest: the pages of its RAM file, and what the host's kernel says of QEMU (smaps). At idle is some seconds after ready, when systemd says that it has started everything; under load is during requests over 64 connections."
             .to_owned(),
     ));
     for (name, of) in [

@@ -88,6 +88,9 @@ pub struct Host {
     pub qemu: Option<String>,
     /// How the guests' instructions were run: `kvm` or `tcg`.
     pub accel: Option<String>,
+    /// The load average of the minute before (proc_loadavg(5)): what others were doing on the machine.
+    #[serde(default)]
+    pub load: Option<f64>,
 }
 
 /// What was asked for.
@@ -581,6 +584,7 @@ pub(super) mod tests {
                 page_size: 4096,
                 qemu: Some("QEMU 10".to_owned()),
                 accel: Some("tcg".to_owned()),
+                load: Some(1.5),
             },
             settings: Settings {
                 runs: 5,

@@ -16,6 +16,8 @@ use super::results::Ports;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How many ports are tried at once.
 const AT_ONCE: usize = 128;
+/// How many of those that were silent are asked again at once.
+const A_FEW: usize = 16;
 /// UDP services worth asking for; a Linux answers for one closed port in a second, so that all ports would take days (icmp(7),
 /// `icmp_ratelimit`).
 pub const UDP_PORTS: [u16; 18] =
@@ -94,11 +96,22 @@ fn answers(icmp: &[u8], echo: &[u8], raw: bool) -> bool {
 pub fn tcp(guest: IpAddr) -> io::Result<Ports> {
     runtime()?.block_on(async {
         // High ports, far from any service's.
-        let probes = try_ports(guest, (0..16).map(|i| 61_001 + i * 101)).await;
-        if probes.closed == 0 {
-            return Ok(try_ports(guest, 1..=1024).await);
+        let probes = try_ports(guest, (0..16).map(|i| 61_001 + i * 101), A_FEW).await;
+        if probes.ports.closed == 0 {
+            return Ok(try_ports(guest, 1..=1024, AT_ONCE).await.ports);
         }
-        Ok(try_ports(guest, 1..=u16::MAX).await)
+        let mut found = try_ports(guest, 1..=u16::MAX, AT_ONCE).await;
+        // An answer may get lost when so many are asked at once: those that were silent are asked again, a few at a time.
+        let (again, silent) = (
+            try_ports(guest, std::mem::take(&mut found.silent_ports).into_iter(), A_FEW).await,
+            found.ports.silent,
+        );
+        found.ports.silent -= silent;
+        found.ports.silent += again.ports.silent;
+        found.ports.closed += again.ports.closed;
+        found.ports.open.extend(again.ports.open);
+        found.ports.open.sort_unstable();
+        Ok(found.ports)
     })
 }
 
@@ -106,17 +119,27 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-async fn try_ports(guest: IpAddr, ports: impl Iterator<Item = u16>) -> Ports {
-    let gate = Arc::new(Semaphore::new(AT_ONCE));
+/// What was found, and which ports were silent.
+#[derive(Debug, Default)]
+struct Scan {
+    ports: Ports,
+    silent_ports: Vec<u16>,
+}
+
+async fn try_ports(guest: IpAddr, ports: impl Iterator<Item = u16>, at_once: usize) -> Scan {
+    let gate = Arc::new(Semaphore::new(at_once));
     let mut tries = JoinSet::new();
-    let mut found = Ports::default();
+    let mut found = Scan::default();
     let mut count = |tried: Option<Result<(u16, io::Result<()>), _>>| {
         let Some(Ok((port, answer))) = tried else { return };
-        found.tried += 1;
+        found.ports.tried += 1;
         match answer {
-            Ok(()) => found.open.push(port),
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => found.closed += 1,
-            Err(_) => found.silent += 1,
+            Ok(()) => found.ports.open.push(port),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => found.ports.closed += 1,
+            Err(_) => {
+                found.ports.silent += 1;
+                found.silent_ports.push(port);
+            }
         }
     };
     for port in ports {
@@ -134,7 +157,7 @@ async fn try_ports(guest: IpAddr, ports: impl Iterator<Item = u16>) -> Ports {
     while let Some(tried) = tries.join_next().await {
         count(Some(tried));
     }
-    found.open.sort_unstable();
+    found.ports.open.sort_unstable();
     found
 }
 
@@ -210,8 +233,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let found =
-            runtime().unwrap().block_on(try_ports(Ipv4Addr::LOCALHOST.into(), [port, closed].into_iter()));
+        let found = runtime()
+            .unwrap()
+            .block_on(try_ports(Ipv4Addr::LOCALHOST.into(), [port, closed].into_iter(), 2))
+            .ports;
         assert_eq!(found, Ports { tried: 2, open: vec![port], closed: 1, silent: 0 });
     }
 

@@ -74,6 +74,9 @@ pub(in crate::cli) struct CompareArgs {
     /// Measure nothing: make the report again from the results of an earlier comparison.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(in crate::cli) from: Option<PathBuf>,
+    /// A sentence for the report's readers, kept with the results; repeatable.
+    #[arg(long, value_name = "TEXT")]
+    pub(in crate::cli) note: Vec<String>,
     /// Show what changed since an earlier comparison, and whether it is more than noise.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(in crate::cli) against: Option<PathBuf>,

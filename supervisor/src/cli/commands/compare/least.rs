@@ -37,7 +37,7 @@ pub(super) fn measure(
         let why = "it never became ready with the memory that all guests had";
         return Ok(Some(Measured::Failed(why.to_owned())));
     };
-    let within = Duration::from_secs_f64(usual.max * PATIENCE / 1000.0).max(AT_LEAST);
+    let within = Duration::from_secs_f64(usual.median * PATIENCE / 1000.0).max(AT_LEAST);
     let found = bisect(MIN_MEMORY.bytes().div_ceil(MIB), trials.memory().bytes() / MIB, |mib| {
         trials.progress.step(&format!("{} boots with {mib} MiB", contender.name));
         let ready = match trials.boot(contender, within, |spec| spec.memory = Size::from_mib(mib)) {

@@ -46,10 +46,11 @@ pub(super) fn compare(context: &Context, args: &CompareArgs) -> Outcome {
     // Before hours of work: the report must have a place.
     fs::create_dir_all(&args.report)
         .map_err(|e| Failed::io(format!("cannot make the folder {}", args.report.display()), e))?;
-    let (results, code) = match &args.from {
+    let (mut results, code) = match &args.from {
         Some(from) => (Results::read(from)?, 0),
         None => measure(context, args)?,
     };
+    results.notes.extend(args.note.iter().cloned());
     write(&args.report, &results, old.as_ref())?;
     print(context, args, &results, old.as_ref())?;
     Ok(code)
@@ -105,6 +106,7 @@ fn begin(args: &CompareArgs, contenders: &[Contender], only: Vec<Section>) -> Re
             page_size: facts.page_size,
             qemu: None,
             accel: None,
+            load: load(),
         },
         settings: Settings {
             runs: args.runs,
@@ -119,6 +121,11 @@ fn begin(args: &CompareArgs, contenders: &[Contender], only: Vec<Section>) -> Re
         guests: contenders.iter().map(Contender::guest).collect(),
         notes: contenders.iter().filter_map(|contender| contender.note.clone()).collect(),
     })
+}
+
+/// The load average of the last minute.
+fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
 /// Every section that is wanted, until a signal comes.
