@@ -252,10 +252,16 @@ impl SnapshotStore {
         let folder = self.folder(id);
         // A name without a manifest is that of a publication that was cut short.
         let is_whole = folder.join(MANIFEST).try_exists().unwrap_or(true);
-        if is_whole && self.names()?.iter().any(|(_, known)| *known == id) {
+        let names = super::names_of(id, &self.names()?);
+        if is_whole && !names.is_empty() {
             return Ok(Reclaimed::default());
         }
         let Some(_own) = try_own(&folder)? else { return Ok(Reclaimed::default()) };
+        // Its folder may stay for its disk: the name is free.
+        for name in names.iter().filter(|_| !dry) {
+            let link = self.names_folder().join(name.to_string());
+            fs::remove_file(&link).map_err(io_error("remove", &link))?;
+        }
         // From now on nobody begins to use it.
         let mut uses = self.uses(&self.list()?)?;
         uses.retain(|found| found.by.is_none_or(|by| !gone.contains(&by)));
@@ -267,7 +273,8 @@ impl SnapshotStore {
             .filter(|(path, _)| match path.file_name().and_then(|name| name.to_str()).unwrap_or_default() {
                 RAM | RAM_DELTA | STATE => !needs_ram,
                 name if name.starts_with("disk") => !needs_disk,
-                _ => users.is_empty(),
+                // Of one that was never published nobody needs to know anything.
+                _ => users.is_empty() || !is_whole,
             })
             .collect();
         if !dry && users.is_empty() {
