@@ -126,9 +126,7 @@ fn find(context: &Context, args: &CloneArgs) -> Result<Source, Failed> {
             return latest.map_or_else(|| Err(missing.into()), |snapshot| pinned(snapshot, false));
         }
     };
-    let tag = uuid::Uuid::new_v4().simple().to_string();
-    let name: SnapshotName =
-        format!("{}@clone-{}", vm.name(), &tag[..8]).parse().map_err(|e: SnapshotError| Failed::from(e))?;
+    let name = SnapshotName::implicit(vm.name())?;
     if vm.status() == Status::Stopped {
         if args.how.memory {
             let text = format!("`{}` is stopped: it has no memory to go on from", vm.name());

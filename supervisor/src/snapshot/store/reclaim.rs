@@ -17,6 +17,9 @@ use crate::snapshot::error::{SnapshotError, io_error};
 use crate::snapshot::manifest::{DiskBase, MANIFEST, RAM, RAM_DELTA, STATE};
 use crate::snapshot::qcow2;
 
+/// How long a command may take from the end of a save to its pin.
+const PINNED_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+
 /// Somebody who needs files of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "kind", content = "name", rename_all = "kebab-case")]
@@ -208,7 +211,24 @@ impl SnapshotStore {
             return Ok(Files::new());
         }
         let _lock = self.lock()?;
+        if !dry {
+            self.unname_abandoned()?;
+        }
         self.reclaim_all(dry)
+    }
+
+    /// Takes their names from snapshots that were made for clones whose command was killed before it could. The caller holds the store's
+    /// lock.
+    fn unname_abandoned(&self) -> Result<(), SnapshotError> {
+        for (name, id) in self.names()?.into_iter().filter(|(name, _)| name.is_implicit()) {
+            let Ok(Some(snapshot)) = self.load(id, &[]) else { continue };
+            let age = jiff::Timestamp::now().duration_since(snapshot.manifest.taken);
+            if age > PINNED_WITHIN && try_own(&snapshot.folder)?.is_some() {
+                let link = self.names_folder().join(name.to_string());
+                fs::remove_file(&link).map_err(io_error("remove", &link))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a snapshot that was not published.
