@@ -417,12 +417,19 @@ fn a_process_is_killed_while_a_vm_is_cloned() {
         requests += 1;
         answers(&ground, port, requests, what);
         sandbox.ok(&["rm", "--force", "--if-exists", "copy"]);
-        // The implicit snapshot of a killed command has a name that people can see.
-        for line in sandbox.ok(&["snapshot", "ls", "-o", "json"]).lines() {
-            let row: serde_json::Value = serde_json::from_str(line).unwrap();
-            if row["state"] != "removed" {
-                sandbox.ok(&["snapshot", "rm", "--detach", row["name"].as_str().unwrap()]);
-            }
+        // The snapshot that a killed command has made for it goes when it is old enough to be nobody's.
+        let links = files(&sandbox.home().join("snapshots/names"));
+        let manifests = links.iter().map(|link| fs::canonicalize(link).unwrap().join("manifest.json"));
+        let manifests: Vec<_> = manifests.map(|path| (fs::read(&path).unwrap(), path)).collect();
+        for (text, path) in &manifests {
+            let mut old: serde_json::Value = serde_json::from_slice(text).unwrap();
+            old["taken"] = "2000-01-01T00:00:00Z".into();
+            fs::write(path, old.to_string()).unwrap();
+        }
+        sandbox.ok(&["gc"]);
+        assert_eq!(files(&sandbox.home().join("snapshots/names")), [] as [PathBuf; 0], "{what}");
+        for (text, path) in manifests.iter().filter(|(_, path)| path.exists()) {
+            fs::write(path, text).unwrap();
         }
         sandbox.ok(&clone);
         ground.is_consistent(what, &["web", "copy"]);
@@ -439,6 +446,29 @@ fn a_process_is_killed_while_a_vm_is_cloned() {
         // The command that has seen it takes the clone away again.
         assert!(!sandbox.ok(&["ls", "-q"]).contains("copy"), "{}: {done:?}", point.name());
         is_as_before(point.name());
+    }
+    // The command that would take it away is killed as well: a clone that was loaded goes on, one that was not ends.
+    for (point, lives) in [(Point::Loaded, true), (Point::QemuNoted, false)] {
+        let what = point.name();
+        let fault = format!("supervisor:{what}:hold");
+        let mut cloning = sandbox.midge();
+        cloning.env(fault::VARIABLE, fault).args(clone).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut cloning = cloning.spawn().unwrap();
+        eventually("the clone has a supervisor", || sandbox.run_state("copy").is_some());
+        let supervisor = sandbox.process("copy", "supervisor").pid;
+        stopped(supervisor);
+        cloning.kill().unwrap();
+        cloning.wait().unwrap();
+        sandbox.kill("copy", "supervisor");
+        sandbox.ok(&["gc"]);
+        if lives {
+            ground.is_consistent(what, &["web", "copy"]);
+        } else {
+            sandbox.ok(&["wait", "copy", "exit"]);
+            assert_eq!(sandbox.last_end("copy").unwrap()["cause"], "not-restored", "{what}");
+            ground.is_consistent(what, &["web"]);
+        }
+        sandbox.ok(&["rm", "--force", "copy"]);
     }
     ground.clear("all");
 }
