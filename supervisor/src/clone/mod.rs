@@ -1,7 +1,7 @@
 //! Clones: new VMs from snapshots.
 //!
 //! A clone's record is its source's, with a name, an id and MAC addresses of its own; its disk is an overlay on the snapshot's; its
-//! `origin.json` names the snapshot, which stays for as long as the clone does. Whether it goes on from the snapshot's memory or boots is
+//! its `origin` names the snapshot, which stays for as long as the clone does. Whether it goes on from the snapshot's memory or boots is
 //! decided by whoever starts it ([`crate::vm::Begin`]).
 
 mod capacity;
@@ -93,7 +93,9 @@ pub fn make(
         *net = match net {
             Net::User { .. } => Net::User { forwards: Vec::new(), mac: None },
             Net::Nat { .. } => Net::Nat { forwards: Vec::new(), mac: None, ip: None },
-            Net::Bridge { bridge, .. } => Net::Bridge { bridge: bridge.clone(), mac: None },
+            Net::Bridge { bridge, .. } => {
+                Net::Bridge { bridge: bridge.clone(), mac: None, ip: None, gateway: None, dns: Vec::new() }
+            }
             Net::None { .. } => Net::None { mac: None },
         };
     }
@@ -119,7 +121,7 @@ pub fn make(
                 None,
             )?;
         }
-        Ok(Origin::new(snapshot.id(), snapshot.shown(), options.memory).write_to(folder)?)
+        Ok(Origin { snapshot: snapshot.id(), memory: options.memory }.write_to(folder)?)
     })
 }
 
@@ -143,7 +145,7 @@ pub fn put_back(vm: &VmDir, snapshot: &Snapshot, memory: bool) -> Result<(), Clo
         std::fs::rename(&fresh, &disk).map_err(failed("put in place"))?;
         fault::at(Point::DiskPutBack);
     }
-    vm.write_origin(&Origin::new(snapshot.id(), snapshot.shown(), memory))?;
+    vm.write_origin(Origin { snapshot: snapshot.id(), memory })?;
     fault::at(Point::PutBack);
     Ok(())
 }

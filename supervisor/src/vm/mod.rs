@@ -35,7 +35,9 @@ pub use history::{Entry, Happening};
 pub use launch::{LaunchError, Started, close_unfinished, connect, refuse_nameless_qemu, start};
 pub use phase::{ConsoleReader, Phase, PhaseName, Sign, default_ready};
 pub use plan::plan_command_line;
-pub use ports::{forget_leases, free_addresses, is_own_network, own_leases, own_network, own_network_state};
+pub use ports::{
+    Mask, forget_leases, free_addresses, is_own_network, own_leases, own_network, own_network_state,
+};
 pub use save::{How, Saved};
 pub use state::{PauseReason, State};
 pub use supervise::supervise;

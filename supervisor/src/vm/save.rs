@@ -22,13 +22,18 @@ use super::state::{Event, State};
 use crate::error::chain;
 use crate::fault::{self, Point};
 use crate::host::proc::{PidFd, ProcessId};
+use crate::identity;
 use crate::machine::{self, Ram, ResolvedAccel};
 use crate::snapshot::check::HostView;
 use crate::snapshot::manifest::{INITRD, KERNEL, MANIFEST_SCHEMA, Machine, Manifest, Source};
 use crate::snapshot::save::{self, Captured, CloneSource};
 use crate::snapshot::store::{Draft, Snapshot, SnapshotStore};
 use crate::snapshot::{SnapshotError, SnapshotName, engine, migratable};
+use crate::spec::Kind;
 use crate::store::{Origin, RamBase, Record, RunState, VmDir};
+
+/// How long the guest is waited for before it is saved unprepared.
+const PREPARATION: Duration = Duration::from_secs(10);
 
 /// What is to be saved of a VM, and what becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +153,7 @@ impl Job {
             Failure::new(FailureKind::WrongState, "its memory is not a file, and cannot be saved")
         })?;
         let paused = matches!(self.run.state, State::Paused { .. });
+        self.prepare_identity().await;
         engine::check_migratable(&self.monitor).await?;
         let draft = self.store.begin(&self.name, &[])?;
         let next = self.disk.as_deref().map(|disk| save::prepare_disk(&draft, disk)).transpose()?;
@@ -238,6 +244,7 @@ impl Job {
 
     /// A clone: what differs from its parent.
     async fn clone_of(self, base: RamBase, talk: &mut Conversation) -> Result<Saved, Failure> {
+        self.prepare_identity().await;
         let parent = self.parent(&base)?;
         let draft = self.store.begin(&self.name, parent.snapshot.as_slice())?;
         let (draft, captured) = self.capture_clone(draft, base, parent.clone(), true, talk).await?;
@@ -356,6 +363,18 @@ impl Job {
         Ok((draft, captured?))
     }
 
+    /// Puts into the guest what will give its clones their identities, so that each need not be sent it again. A guest that cannot take
+    /// it now is sent it then.
+    async fn prepare_identity(&self) {
+        if self.shared.kind() != Kind::Linux || !self.handle.agent.is_up() {
+            return;
+        }
+        let Ok(agent) = self.handle.agent.client().await else { return };
+        if let Err(e) = identity::prepare(&agent, self.shared.arch(), PREPARATION).await {
+            tracing::info!("the guest is not prepared for clones: {}", chain(&e));
+        }
+    }
+
     /// What the guest's state stands on.
     fn parent(&self, base: &RamBase) -> Result<Parent, Failure> {
         if let Some(snapshot) = self.store.by_id(base.snapshot)?
@@ -413,8 +432,8 @@ impl Job {
         let published = in_background(talk, move |_| draft.publish(&manifest, digests)).await?;
         let snapshot = published?;
         if memory {
-            let origin = Origin::new(snapshot.id(), snapshot.shown(), true);
-            self.shared.dir.write_origin(&origin).map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
+            let origin = Origin { snapshot: snapshot.id(), memory: true };
+            self.shared.dir.write_origin(origin).map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
             fault::at(Point::OriginNoted);
         }
         let sizes = self.store.sizes(&snapshot)?;
@@ -472,6 +491,7 @@ impl Job {
             macs: self.record.macs.clone(),
             hostname: Some(self.record.spec.name.clone()),
             addresses: self.run.addresses.clone(),
+            heard: self.run.heard.iter().map(|heard| (heard.net, heard.address)).collect(),
             machine_id: None,
         })
     }

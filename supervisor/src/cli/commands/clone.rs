@@ -237,9 +237,10 @@ fn enough(context: &Context, source: &Source, begun: Begun, count: usize) -> Res
         Begun::Memory => Needs::of_memory_clone(delta.map_or(0, |ram| ram.part.size), natted),
         Begun::Cold => Needs::of_boot(manifest.spec.memory.bytes(), natted),
     };
-    let addresses = match natted > 0 && begun != Begun::Stopped {
-        true => Some(vm::free_addresses(home).map_err(|e| Failed::wrap(ExitKind::Other, e))?),
-        false => None,
+    let addresses = if natted > 0 && begun != Begun::Stopped {
+        Some(vm::free_addresses(home).map_err(|e| Failed::wrap(ExitKind::Other, e))?)
+    } else {
+        None
     };
     let short = clone::shortages(count as u64, needs, memory.available, disk.available, addresses);
     if short.is_empty() {

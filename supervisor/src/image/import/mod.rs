@@ -3,6 +3,7 @@
 mod convert;
 pub mod format;
 pub mod qcow2;
+pub mod vmdk;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -324,6 +325,7 @@ impl Work<'_> {
             ssh: os.ssh,
             systemd: os.systemd,
             cloud_init: os.cloud_init,
+            network_credentials: os.network_credentials,
             os: os.name,
             firmware,
             ready: ready.map(str::to_owned),

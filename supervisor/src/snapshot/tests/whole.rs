@@ -47,7 +47,7 @@ impl Whole {
         };
         let made = self.home.create_vm::<crate::store::StoreError>(&record, |folder| {
             overlay::create(&folder.join("disk.qcow2"), base, format, None).unwrap();
-            origin.map_or(Ok(()), |o| Origin::new(o.id(), o.shown(), true).write_to(folder))
+            origin.map_or(Ok(()), |o| Origin { snapshot: o.id(), memory: true }.write_to(folder))
         });
         made.unwrap()
     }
@@ -86,6 +86,7 @@ impl Whole {
                 macs: vec![],
                 hostname: None,
                 addresses: vec![],
+                heard: Vec::new(),
                 machine_id: None,
             },
             spec: self.bench.spec.clone(),
@@ -173,7 +174,7 @@ async fn from_a_vm_to_its_clones_clones(qemu: QemuFacts) {
     .unwrap();
     let captured = save::finish_hand_over(&whole.store, &draft, &handed, &ram, &mut unwatched).unwrap();
     let snapshot = whole.publish(draft, &web, None, &guest, captured);
-    vm.write_origin(&Origin::new(snapshot.id(), snapshot.shown(), true)).unwrap();
+    vm.write_origin(Origin { snapshot: snapshot.id(), memory: true }).unwrap();
     guest.quit().await;
     new.answers().await;
     assert!(!next.exists());
