@@ -146,6 +146,12 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let lock = take_charge(&dir).await?;
     let record = dir.record().map_err(store)?;
     let begin = Begin::from_env().map_err(|why| Failure::new(FailureKind::Usage, why))?;
+    // Without the lock a supervisor is on its way out: it was killed, and its QEMU is looked after once its process is gone.
+    if let Status::Supervised(before) = dir.status()
+        && let Ok(Some(process)) = before.supervisor.open()
+    {
+        let _ = tokio::time::timeout(PREDECESSOR, process.ended()).await;
+    }
     let orphan = match dir.status() {
         Status::Orphaned(mut run) => {
             save::settle(&dir, &mut run).await?;
