@@ -235,6 +235,9 @@ fn what_cannot_be_loaded_or_saved_is_refused_before() {
     assert!(rows.iter().all(|row| row["name"] == "web@one"), "{rows:?}");
 }
 
+/// What is done to a file.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn a_damaged_part_is_found_and_a_clone_of_it_fails_cleanly() {
     let sandbox = Sandbox::new();
@@ -258,7 +261,7 @@ fn a_damaged_part_is_found_and_a_clone_of_it_fails_cleanly() {
         fs::copy(two.join(path.file_name().unwrap()), path).unwrap();
     };
     // What is done to which part, and whether a clone notices.
-    let cases: [(&str, &dyn Fn(&Path), bool); 6] = [
+    let cases: [(&str, Damage<'_>, bool); 6] = [
         ("state", &flip, true),
         ("state", &truncate, true),
         ("state", &exchange, true),
@@ -269,9 +272,7 @@ fn a_damaged_part_is_found_and_a_clone_of_it_fails_cleanly() {
     ];
     for (file, damage, noticed) in cases {
         let path = one.join(file);
-        if !path.exists() {
-            panic!("{} is missing", path.display());
-        }
+        assert!(path.exists(), "{} is missing", path.display());
         let whole = fs::read(&path).unwrap();
         damage(&path);
         assert_ne!(sandbox.run(&["snapshot", "verify", "web@one"]).code, 0, "{file}");
