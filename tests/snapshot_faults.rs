@@ -457,9 +457,12 @@ fn a_process_is_killed_while_a_vm_is_cloned() {
         eventually("the clone has a supervisor", || sandbox.run_state("copy").is_some());
         let supervisor = sandbox.process("copy", "supervisor").pid;
         stopped(supervisor);
+        // It notices nothing of its supervisor's end before its own.
+        signal(cloning.id(), Signal::STOP);
+        stopped(cloning.id());
+        sandbox.kill("copy", "supervisor");
         cloning.kill().unwrap();
         cloning.wait().unwrap();
-        sandbox.kill("copy", "supervisor");
         sandbox.ok(&["gc"]);
         if lives {
             ground.is_consistent(what, &["web", "copy"]);
