@@ -81,6 +81,9 @@ points! {
     OutOfSight = "rm.out-of-sight": "The VM's folder is where unfinished work is.",
 }
 
+/// It happens once: what is done again afterwards goes through.
+#[cfg(debug_assertions)]
+static HAPPENED: AtomicBool = AtomicBool::new(false);
 static SUPERVISOR: AtomicBool = AtomicBool::new(false);
 
 /// From now on this process is a supervisor.
@@ -124,7 +127,7 @@ pub(crate) fn at(point: Point) {
     static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
     let fault = FAULT.get_or_init(|| Fault::parse(&std::env::var(VARIABLE).ok()?));
     let Some(fault) = fault.as_ref().filter(|fault| fault.point == point) else { return };
-    if fault.supervisor == SUPERVISOR.load(Ordering::Relaxed) {
+    if fault.supervisor == SUPERVISOR.load(Ordering::Relaxed) && !HAPPENED.swap(true, Ordering::Relaxed) {
         // Both cannot be caught, and fail for no process that sends them to itself.
         let _ = raise(if fault.hold { Signal::SIGSTOP } else { Signal::SIGKILL });
     }

@@ -47,6 +47,13 @@ impl Sandbox {
         }
     }
 
+    /// One on tmpfs, where also the RAM files of its VMs are.
+    pub fn in_memory() -> Self {
+        let mut sandbox = Self::new();
+        sandbox.dir = tempfile::Builder::new().prefix("midge-test-").tempdir_in("/dev/shm").unwrap();
+        sandbox
+    }
+
     /// One whose `midge` uses this QEMU.
     pub fn with_qemu(qemu: &Path) -> Self {
         let mut sandbox = Self::new();

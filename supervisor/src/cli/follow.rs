@@ -4,7 +4,7 @@ use super::deadline::{Deadline, call};
 use super::evidence::Evidence;
 use super::exit::{ExitKind, Failed};
 use super::output;
-use crate::vm::control::{Client, ClientError, FailureKind, Reply, Request, Until};
+use crate::vm::control::{Client, ClientError, Reply, Request, Until};
 use crate::vm::{End, Phase};
 
 /// What was seen while waiting.
@@ -79,7 +79,7 @@ fn explain(failed: Failed, until: &Until, evidence: &mut Evidence) -> Failed {
     let ended = failed
         .error
         .downcast_ref::<crate::vm::control::Failure>()
-        .is_some_and(|failure| failure.kind == FailureKind::GuestEnded);
+        .is_some_and(|failure| failure.end.is_some());
     let gone = matches!(failed.error.downcast_ref(), Some(ClientError::Gone));
     let late = failed.kind == ExitKind::Timeout;
     if !(ended || gone || late) {

@@ -10,9 +10,10 @@ impl From<SnapshotError> for Failed {
         let kind = match &error {
             SnapshotError::Name { .. } => ExitKind::Usage,
             SnapshotError::NotFound { .. } | SnapshotError::NoImage { .. } => ExitKind::NotFound,
-            SnapshotError::Taken(_) | SnapshotError::InUse { .. } | SnapshotError::NotMigratable(_) => {
-                ExitKind::WrongState
-            }
+            SnapshotError::Taken(_)
+            | SnapshotError::InUse { .. }
+            | SnapshotError::NotMigratable(_)
+            | SnapshotError::OpenForWriting(_) => ExitKind::WrongState,
             SnapshotError::Io { source, .. } if io_kind(source) == ExitKind::NoSpace => ExitKind::NoSpace,
             _ => ExitKind::Other,
         };

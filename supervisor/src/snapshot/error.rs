@@ -90,6 +90,9 @@ pub enum SnapshotError {
     /// The store of records refused.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// Another program may change the memory of a snapshot under its clones.
+    #[error("{path} is open for writing in another program, and must not change; `fuser -v {path}` names it", path = .0.display())]
+    OpenForWriting(PathBuf),
     /// The operating system refused.
     #[error("cannot {what} {path}", path = .path.display())]
     Io {

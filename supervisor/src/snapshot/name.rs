@@ -9,6 +9,8 @@ use super::error::SnapshotError;
 
 /// The tag that is meant where none is given.
 pub const DEFAULT_TAG: &str = "latest";
+/// How the tag of an implicit snapshot begins; a UUID in its simple form follows.
+const IMPLICIT: &str = "clone-";
 /// The longest tag, in bytes.
 const LONGEST_TAG: usize = 63;
 
@@ -21,6 +23,20 @@ pub struct SnapshotName {
 }
 
 impl SnapshotName {
+    /// A name for a snapshot of this VM that is to last only until its clones are made.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Name`] where this is not the name of a VM.
+    pub fn implicit(vm: &str) -> Result<Self, SnapshotError> {
+        format!("{vm}@{IMPLICIT}{}", uuid::Uuid::new_v4().simple()).parse()
+    }
+
+    /// Whether it is such a name: no person would choose it.
+    #[must_use]
+    pub fn is_implicit(&self) -> bool {
+        self.tag.strip_prefix(IMPLICIT).is_some_and(|id| id.len() == 32 && uuid::Uuid::try_parse(id).is_ok())
+    }
+
     /// The name of the VM that was saved.
     #[must_use]
     pub fn vm(&self) -> &str {
@@ -79,6 +95,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn implicit_names_are_told_from_chosen_ones() {
+        assert!(SnapshotName::implicit("web").unwrap().is_implicit());
+        for name in ["web@clone-1", "web@clone-", "web", "web@0d7a4a3c8f0e4ab2a9d0f0f5c1d2e3f4"] {
+            assert!(!name.parse::<SnapshotName>().unwrap().is_implicit(), "{name}");
+        }
+    }
 
     #[test]
     fn a_name_has_a_vm_and_a_tag() {

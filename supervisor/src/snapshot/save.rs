@@ -23,7 +23,7 @@ use super::ram::{self, Copied, Extent, Form, Progress};
 use super::store::{Draft, Snapshot, SnapshotStore};
 use crate::fault::{self, Point};
 use crate::image::overlay;
-use crate::machine::DiskFormat;
+use crate::machine::{DiskFormat, READONLY_RAM};
 
 /// What was captured of a VM: the parts of its snapshot, which lie in the draft's folder.
 #[derive(Debug)]
@@ -351,6 +351,7 @@ pub async fn load(
     stderr: Option<&Path>,
 ) -> Result<(), SnapshotError> {
     store.check_links(snapshot)?;
+    store.refuse_writers(snapshot)?;
     let no_state = || SnapshotError::Damaged {
         path: snapshot.folder.clone(),
         what: "it has no state: it is a snapshot of a disk only".to_owned(),
@@ -369,6 +370,22 @@ impl SnapshotStore {
     #[must_use]
     pub fn ram_base(&self, snapshot: &Snapshot) -> Option<uuid::Uuid> {
         snapshot.manifest.ram.as_ref().map(|ram| ram.base.unwrap_or(snapshot.id()))
+    }
+
+    /// Refuses a snapshot whose RAM file another program has open for writing: a private mapping shows what is written to the file
+    /// in all pages that were not yet copied (mmap(2)). What cannot be told is not held against it.
+    pub fn refuse_writers(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        let old = |machine: &super::manifest::Machine| (machine.qemu.0, machine.qemu.1) < READONLY_RAM;
+        // An older QEMU opens it so itself, and does not write.
+        if snapshot.manifest.machine.as_ref().is_some_and(old) {
+            return Ok(());
+        }
+        match self.flat_ram(snapshot) {
+            Some(flat) if ram::is_open_for_writing(&flat)? == Some(true) => {
+                Err(SnapshotError::OpenForWriting(flat))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The flat RAM file that clones of this snapshot map.

@@ -83,6 +83,8 @@ pub(super) struct Driver {
     awaits_address: bool,
     /// The guest is ready but for its identity.
     waits_for_identity: bool,
+    /// The guest was restored under a supervisor that was killed before it went on.
+    taken_over_restored: bool,
     /// The plan is to be made anew for the next start.
     stale_plan: bool,
     /// What a person who follows the boot should know.
@@ -118,6 +120,7 @@ impl Driver {
             addresses: Addresses::default(),
             awaits_address: false,
             waits_for_identity: false,
+            taken_over_restored: false,
             stale_plan: false,
             notes: Vec::new(),
             earlier_restarts: run.restarts,
@@ -550,7 +553,7 @@ impl Driver {
         }
         let shown = match &plan.ready {
             None => true,
-            Some(Ready::Serial(_)) => plan.restore.is_some(),
+            Some(Ready::Serial(_)) => plan.restore.is_some() || self.taken_over_restored,
             Some(_) => false,
         };
         let restored = plan.restore.is_some();
@@ -612,6 +615,7 @@ impl Driver {
         }
         let ready = self.run.phases.iter().any(|p| p.name == PhaseName::Ready);
         // It stood still for the sake of a save that was cut short, or stands where it was restored.
+        self.taken_over_restored = self.run.state == State::Starting && self.run.base.is_some();
         let interrupted = match self.run.state {
             State::Booting | State::Running => std::mem::take(&mut self.run.saving),
             State::Starting => true,

@@ -104,7 +104,7 @@ pub fn connect(home: &Home, vm: &VmDir) -> Result<Client, LaunchError> {
     if let Some(client) = try_connect(vm)? {
         return Ok(client);
     }
-    match vm.status() {
+    match settled_status(vm)? {
         Status::Orphaned(_) => match spawn(home, vm, &Begin::Adopt) {
             Err(LaunchError::Refused(failure)) if failure.kind == FailureKind::Supervised => {
                 try_connect(vm)?.ok_or(LaunchError::Refused(failure))
@@ -117,6 +117,20 @@ pub fn connect(home: &Home, vm: &VmDir) -> Result<Client, LaunchError> {
             Err(not_running())
         }
     }
+}
+
+/// What is known of the VM once a supervisor has vanished that was killed: its lock is free a moment before its process is gone.
+fn settled_status(vm: &VmDir) -> Result<Status, StoreError> {
+    let status = vm.status();
+    if let Status::Supervised(run) = &status
+        && vm.run_dir().is_dir()
+        && vm.try_lock_supervisor()?.is_some()
+        && let Ok(Some(process)) = run.supervisor.open()
+    {
+        let _ = process.wait_for(GREETING);
+        return Ok(vm.status());
+    }
+    Ok(status)
 }
 
 /// Records how a run ended whose QEMU and supervisor are both gone without a word: the host went down, or both were

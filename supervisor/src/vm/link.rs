@@ -103,6 +103,8 @@ impl Link {
         plan.check_machine(&arguments)?;
         let command_line =
             std::iter::once(plan.qemu.path.display().to_string()).chain(arguments.iter().cloned()).collect();
+        // Before there is a QEMU that nobody would end.
+        let identify = plan.identify(dir)?;
         let before = oom::Snapshot::take();
         let mut inherited: Vec<_> = listening.iter().map(AsFd::as_fd).collect();
         inherited.extend(taps.into_iter().flatten());
@@ -112,7 +114,6 @@ impl Link {
         fault::at(Point::QemuSpawned);
         // QEMU holds the listening ends now. Without our copies, everything connected ends when QEMU does.
         drop(listening);
-        let identify = plan.identify(dir)?;
         let qemu = Qemu { process, command_line, before, grow: plan.grow, identify };
         Ok(Self::watch(shared, About::of(plan), qemu, ends, Since::Launch))
     }

@@ -11,7 +11,7 @@ use super::find::{self, Wanted};
 use super::phase::PhaseName;
 use super::shared::{Shared, Snapshot};
 use super::state::{Ask, State};
-use super::{AskedBy, End, guest_ops, identify, probe, save, stats};
+use super::{AskedBy, Cause, End, guest_ops, identify, probe, save, stats};
 
 /// How a request ended, besides in success.
 #[derive(Debug)]
@@ -160,8 +160,11 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
                 return Ok(talk.send(&Reply::Ended(end)).await?);
             }
             let name = shared.dir.name();
-            let mut failure =
-                Failure::new(FailureKind::GuestEnded, format!("the guest of `{name}` ended: {end}"));
+            let kind = match end.cause {
+                Cause::Unconfirmed { .. } => FailureKind::Unconfirmed,
+                _ => FailureKind::GuestEnded,
+            };
+            let mut failure = Failure::new(kind, format!("the guest of `{name}` ended: {end}"));
             failure.end = Some(end);
             return Err(failure.into());
         }

@@ -254,6 +254,19 @@ impl Job {
 
     /// Saves the VM and ends it: its RAM is taken, not copied, where it lies on the store's file system.
     async fn stop(self, talk: &mut Conversation, suspend: bool) -> Result<Saved, Failure> {
+        // Until it is known whether it ends, the VM is not called paused: a supervisor that takes charge lets it go on.
+        self.handle.hold();
+        let saved = self.save_to_end(talk, suspend).await;
+        self.handle.release(&self.shared);
+        let saved = saved?;
+        let mut changes = self.shared.snapshot.subscribe();
+        self.shared.tell(Input::Event(Event::Saved));
+        // QEMU has the RAM file open for writing until it is gone.
+        let _ = changes.wait_for(|now| now.run.state == State::Ended || now.finished).await;
+        Ok(Saved { pause_ms: None, ..saved })
+    }
+
+    async fn save_to_end(&self, talk: &mut Conversation, suspend: bool) -> Result<Saved, Failure> {
         let arguments = succession_of(&self.handle);
         let (draft, captured, parent) = match self.run.base.clone() {
             Some(base) => {
@@ -268,7 +281,6 @@ impl Job {
                 })?;
                 let draft = self.store.begin(&self.name, &[])?;
                 let (store, monitor, disk) = (self.store.clone(), self.monitor.clone(), self.disk.clone());
-                self.handle.hold();
                 let done = in_background(talk, move |progress| {
                     let runtime = tokio::runtime::Handle::current();
                     let taken =
@@ -277,7 +289,6 @@ impl Job {
                     (draft, captured)
                 })
                 .await;
-                self.handle.release(&self.shared);
                 let (draft, captured) = done?;
                 (draft, captured?, None)
             }
@@ -291,10 +302,7 @@ impl Job {
         fault::at(Point::Suspended);
         let published = self.publish(talk, draft, captured, parent.as_ref(), &arguments).await;
         match published {
-            Ok(saved) => {
-                self.shared.tell(Input::Event(Event::Saved));
-                Ok(Saved { pause_ms: None, ..saved })
-            }
+            Ok(saved) => Ok(saved),
             Err(failure) => {
                 self.shared.dir.clear_suspended();
                 self.shared.becomes(None).await;
@@ -348,7 +356,9 @@ impl Job {
             (draft, captured)
         })
         .await;
-        self.handle.release(&self.shared);
+        if goes_on {
+            self.handle.release(&self.shared);
+        }
         let (draft, captured) = done?;
         Ok((draft, captured?))
     }

@@ -43,7 +43,9 @@ pub fn supervise(home: &Home, name: &str) -> ExitCode {
     }
     let level =
         if std::env::var_os("MIDGE_DEBUG").is_some() { tracing::Level::DEBUG } else { tracing::Level::INFO };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level).init();
+    // A log that cannot be written (its disk is full) is complained of on standard error, by a macro that panics where that fails too.
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
+    log.with_ansi(false).with_max_level(level).init();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -144,6 +146,12 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let lock = take_charge(&dir).await?;
     let record = dir.record().map_err(store)?;
     let begin = Begin::from_env().map_err(|why| Failure::new(FailureKind::Usage, why))?;
+    // Without the lock a supervisor is on its way out: it was killed, and its QEMU is looked after once its process is gone.
+    if let Status::Supervised(before) = dir.status()
+        && let Ok(Some(process)) = before.supervisor.open()
+    {
+        let _ = tokio::time::timeout(PREDECESSOR, process.ended()).await;
+    }
     let orphan = match dir.status() {
         Status::Orphaned(mut run) => {
             save::settle(&dir, &mut run).await?;

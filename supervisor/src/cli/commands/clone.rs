@@ -21,7 +21,7 @@ use crate::snapshot::check::{HostView, check};
 use crate::snapshot::manifest::RAM_DELTA;
 use crate::snapshot::store::{Pin, Removal, Snapshot, SnapshotStore};
 use crate::snapshot::{SnapshotError, SnapshotName};
-use crate::spec::Net;
+use crate::spec::{Kind, Net};
 use crate::store::{Status, StoreError, VmDir};
 use crate::vm::control::Until;
 use crate::vm::{self, Begin, How, Identity, Phase, Restore, Unconfirmed};
@@ -126,9 +126,7 @@ fn find(context: &Context, args: &CloneArgs) -> Result<Source, Failed> {
             return latest.map_or_else(|| Err(missing.into()), |snapshot| pinned(snapshot, false));
         }
     };
-    let tag = uuid::Uuid::new_v4().simple().to_string();
-    let name: SnapshotName =
-        format!("{}@clone-{}", vm.name(), &tag[..8]).parse().map_err(|e: SnapshotError| Failed::from(e))?;
+    let name = SnapshotName::implicit(vm.name())?;
     if vm.status() == Status::Stopped {
         if args.how.memory {
             let text = format!("`{}` is stopped: it has no memory to go on from", vm.name());
@@ -204,8 +202,13 @@ fn begun(context: &Context, args: &CloneArgs, source: &Source) -> Result<Begun, 
     let host = HostView::of_this_host(machine.arch)
         .map_err(|e| Failed::new(ExitKind::HostUnfit, e.to_string()).hint(e.next_step()))?;
     let differences = check(&snapshot.manifest, &host);
+    if differences.is_empty() && args.identity == Who::Full && snapshot.manifest.kind != Kind::Linux {
+        let kind = snapshot.manifest.kind;
+        let text = format!("a guest of kind `{kind}` cannot change its own identity");
+        return Err(Failed::new(ExitKind::Usage, text).hint("use `--identity network`, or `none`"));
+    }
     match (differences.first(), args.or_boot) {
-        (None, _) => Ok(Begun::Memory),
+        (None, _) => Ok(source.store.refuse_writers(snapshot).map(|()| Begun::Memory)?),
         (Some(first), true) => {
             context.voice.note(format_args!("booting, as this host cannot load the snapshot: {first}"));
             Ok(Begun::Cold)

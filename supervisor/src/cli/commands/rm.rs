@@ -97,7 +97,7 @@ fn left(vm: &VmDir) -> Result<(), Failed> {
 fn end_processes(run: &RunState) -> Result<(), Failed> {
     // The supervisor first: it might start QEMU again.
     end_process(&run.supervisor)?;
-    run.qemu.as_ref().map_or(Ok(()), end_process)
+    [&run.qemu, &run.successor, &run.predecessor].into_iter().flatten().try_for_each(end_process)
 }
 
 fn end_process(id: &ProcessId) -> Result<(), Failed> {

@@ -17,6 +17,9 @@ use crate::snapshot::error::{SnapshotError, io_error};
 use crate::snapshot::manifest::{DiskBase, MANIFEST, RAM, RAM_DELTA, STATE};
 use crate::snapshot::qcow2;
 
+/// How long a command may take from the end of a save to its pin.
+const PINNED_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+
 /// Somebody who needs files of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "kind", content = "name", rename_all = "kebab-case")]
@@ -217,7 +220,24 @@ impl SnapshotStore {
             return Ok(Files::new());
         }
         let _lock = self.lock()?;
+        if !dry {
+            self.unname_abandoned()?;
+        }
         self.reclaim_all(dry)
+    }
+
+    /// Takes their names from snapshots that were made for clones whose command was killed before it could. The caller holds the store's
+    /// lock.
+    fn unname_abandoned(&self) -> Result<(), SnapshotError> {
+        for (name, id) in self.names()?.into_iter().filter(|(name, _)| name.is_implicit()) {
+            let Ok(Some(snapshot)) = self.load(id, &[]) else { continue };
+            let age = jiff::Timestamp::now().duration_since(snapshot.manifest.taken);
+            if age > PINNED_WITHIN && try_own(&snapshot.folder)?.is_some() {
+                let link = self.names_folder().join(name.to_string());
+                fs::remove_file(&link).map_err(io_error("remove", &link))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a snapshot that was not published.
@@ -261,10 +281,16 @@ impl SnapshotStore {
         let folder = self.folder(id);
         // A name without a manifest is that of a publication that was cut short.
         let is_whole = folder.join(MANIFEST).try_exists().unwrap_or(true);
-        if is_whole && self.names()?.iter().any(|(_, known)| *known == id) {
+        let names = super::names_of(id, &self.names()?);
+        if is_whole && !names.is_empty() {
             return Ok(Reclaimed::default());
         }
         let Some(_own) = try_own(&folder)? else { return Ok(Reclaimed::default()) };
+        // Its folder may stay for its disk: the name is free.
+        for name in names.iter().filter(|_| !dry) {
+            let link = self.names_folder().join(name.to_string());
+            fs::remove_file(&link).map_err(io_error("remove", &link))?;
+        }
         // From now on nobody begins to use it.
         let mut uses = self.uses(&self.list()?)?;
         uses.retain(|found| found.by.is_none_or(|by| !gone.contains(&by)));
@@ -276,7 +302,8 @@ impl SnapshotStore {
             .filter(|(path, _)| match path.file_name().and_then(|name| name.to_str()).unwrap_or_default() {
                 RAM | RAM_DELTA | STATE => !needs_ram,
                 name if name.starts_with("disk") => !needs_disk,
-                _ => users.is_empty(),
+                // Of one that was never published nobody needs to know anything.
+                _ => users.is_empty() || !is_whole,
             })
             .collect();
         if !dry && users.is_empty() {

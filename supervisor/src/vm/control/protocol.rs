@@ -249,9 +249,10 @@ impl From<SnapshotError> for Failure {
         let kind = match &error {
             SnapshotError::Name { .. } => FailureKind::Usage,
             SnapshotError::NotFound { .. } | SnapshotError::NoImage { .. } => FailureKind::NotFound,
-            SnapshotError::Taken(_) | SnapshotError::InUse { .. } | SnapshotError::NotMigratable(_) => {
-                FailureKind::WrongState
-            }
+            SnapshotError::Taken(_)
+            | SnapshotError::InUse { .. }
+            | SnapshotError::NotMigratable(_)
+            | SnapshotError::OpenForWriting(_) => FailureKind::WrongState,
             SnapshotError::Io { source, .. } if is_full(source) => FailureKind::NoSpace,
             SnapshotError::Store(StoreError::Io { source, .. }) if is_full(source) => FailureKind::NoSpace,
             _ => FailureKind::Other,

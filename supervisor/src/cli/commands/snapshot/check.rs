@@ -23,6 +23,7 @@ pub(super) fn check(context: &Context, args: &SnapshotArgs) -> Outcome {
     let store = snapshots::store(context)?;
     let snapshot = store.get(&args.name)?;
     store.check_links(&snapshot)?;
+    store.refuse_writers(&snapshot)?;
     let manifest = &snapshot.manifest;
     let found = match &manifest.machine {
         Some(machine) => {

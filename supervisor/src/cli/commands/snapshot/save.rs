@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::super::stop;
 use crate::cli::args::SaveArgs;
 use crate::cli::context::Context;
 use crate::cli::deadline::{Deadline, call};
@@ -48,6 +49,9 @@ pub(super) fn save(context: &Context, args: &SaveArgs) -> Outcome {
         (Saved { name, id, pause_ms: None, own: sizes.own, shared: sizes.shared }, super::Extent::Disk)
     } else {
         let saved = of_running(context, &vm, args.name.clone(), how, args.note.clone())?;
+        if args.stop {
+            stop::settled(&vm)?;
+        }
         let extent = if how == How::Disk { super::Extent::Disk } else { super::Extent::Memory };
         (saved, extent)
     };
