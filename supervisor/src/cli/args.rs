@@ -3,6 +3,7 @@
 mod clone;
 mod image;
 mod net;
+mod pool;
 mod snapshot;
 mod spec;
 mod values;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, ValueEnum};
 pub(super) use clone::*;
 pub(super) use image::*;
 pub(super) use net::*;
+pub(super) use pool::*;
 pub(super) use snapshot::*;
 pub(super) use spec::{SetFlags, SpecFlags};
 pub(super) use values::{Place, WaitFor};

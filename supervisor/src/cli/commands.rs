@@ -18,6 +18,7 @@ mod ls;
 mod names;
 mod net;
 mod pages;
+mod pool;
 mod restore;
 mod rm;
 mod run;
@@ -66,6 +67,7 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Clone(args) => clone::clone(context, &args),
         Verb::Restore(args) => restore::restore(context, &args),
         Verb::Snapshot(verb) => snapshot::snapshot(context, &verb),
+        Verb::Pool(verb) => pool::pool(context, &verb),
         Verb::Image(verb) => image::image(context, &verb),
         Verb::Net(verb) => net::net(context, &verb),
         Verb::Doctor(args) => doctor::doctor(context, args.output),

@@ -67,7 +67,7 @@ pub(super) async fn save(
     note: Option<String>,
 ) -> Result<Saved, Failure> {
     let Some(_saving) = shared.begin_save() else {
-        let why = format!("`{}` is being saved already", shared.dir.name());
+        let why = format!("`{}` is being saved already", shared.dir().name());
         return Err(Failure::new(FailureKind::WrongState, why).hint("wait for it, and try again"));
     };
     let job = Job::begin(shared, name, how, note)?;
@@ -108,7 +108,7 @@ impl Job {
             let why = "only a guest that runs can be saved".to_owned();
             return Err(Failure::new(FailureKind::WrongState, why).hint(format!("midge start {name}")));
         }
-        let record = shared.dir.record().map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
+        let record = shared.dir().record().map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
         let mut spec = record.spec.clone();
         spec.kind = shared.kind();
         let ram = match (&run.ram_file, &run.base) {
@@ -121,7 +121,7 @@ impl Job {
             return Err(Failure::from(SnapshotError::NotMigratable(verdict.refusals))
                 .hint("save its disk alone with `--disk-only`"));
         }
-        let disk = shared.dir.disk();
+        let disk = shared.dir().disk();
         let disk = disk.exists().then_some(disk);
         if how == How::Disk && disk.is_none() {
             return Err(Failure::new(FailureKind::Usage, "the VM has no disk to save"));
@@ -167,7 +167,7 @@ impl Job {
         let new = successor.handle();
         self.shared.successor(new.process_id().cloned()).await;
         let discard = {
-            let (new, dir) = (new.clone(), self.shared.dir.clone());
+            let (new, dir) = (new.clone(), self.shared.dir().clone());
             move || async move {
                 new.kill();
                 new.gone().await;
@@ -184,7 +184,7 @@ impl Job {
             }
         };
         self.handle.hold();
-        let stderr = self.shared.dir.qemu_log();
+        let stderr = self.shared.dir().qemu_log();
         let handed =
             save::hand_over(&self.monitor, &greeted, self.disk.as_deref(), Some(&stderr), !paused, discard)
                 .await;
@@ -198,11 +198,11 @@ impl Job {
         };
         // From here on the guest is the successor's.
         let base = RamBase { snapshot: draft.id(), file: ram.clone() };
-        if let Err(e) = link::adopt_sockets(&self.shared.dir) {
+        if let Err(e) = link::adopt_sockets(&self.shared.dir()) {
             tracing::error!("the sockets of the new QEMU keep their names: {e}");
         }
         // Kept until the snapshot has it: without it, what the guest has become could not be saved.
-        let kept = self.shared.dir.base_state();
+        let kept = self.shared.dir().base_state();
         if let Err(e) = crate::store::write_whole(&kept, &handed.state, false) {
             tracing::warn!("{}", chain(&e));
         }
@@ -266,7 +266,7 @@ impl Job {
         let published = self.publish(talk, draft, captured, parent.as_ref(), &arguments).await;
         match published {
             Ok(saved) => {
-                if suspend && let Err(e) = self.shared.dir.write_suspended(saved.id) {
+                if suspend && let Err(e) = self.shared.dir().write_suspended(saved.id) {
                     tracing::error!("the VM will boot instead of going on: {}", chain(&e));
                 }
                 self.shared.tell(Input::Event(Event::Saved));
@@ -337,7 +337,7 @@ impl Job {
             return Ok(Parent { state, base: flat, snapshot: Some(snapshot) });
         }
         // The save before came to nothing, after the guest had gone over.
-        let path = self.shared.dir.base_state();
+        let path = self.shared.dir().base_state();
         match std::fs::read(&path) {
             Ok(state) => Ok(Parent { state, base: None, snapshot: None }),
             Err(e) => {
@@ -386,7 +386,7 @@ impl Job {
         let snapshot = published?;
         if memory {
             let origin = Origin::new(snapshot.id(), snapshot.shown(), true);
-            self.shared.dir.write_origin(&origin).map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
+            self.shared.dir().write_origin(&origin).map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
         }
         let sizes = self.store.sizes(&snapshot)?;
         let pause_ms = captured.pause.map(|pause| (pause.as_secs_f64() * 1e6).round() / 1e3);

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::End;
 use super::console::Console;
 use super::control::{Failure, FailureKind, Family};
-use super::driver::Input;
+use super::driver::{Claim, Claimed, Input, spare};
 use super::link::{Handle, Link};
 use super::plan::{self, Plan};
 use super::ports::Ports;
@@ -34,7 +34,8 @@ pub(super) struct Snapshot {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) home: Home,
-    pub(super) dir: VmDir,
+    /// Where the VM is; a spare becomes another when it is claimed.
+    dir: RefCell<Rc<VmDir>>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) snapshot: watch::Sender<Snapshot>,
     pub(super) console: Rc<Console>,
@@ -66,7 +67,7 @@ impl Shared {
         let console = Console::new(dir.console_log());
         Rc::new(Self {
             home,
-            dir,
+            dir: RefCell::new(Rc::new(dir)),
             inputs,
             snapshot,
             console,
@@ -77,12 +78,23 @@ impl Shared {
         })
     }
 
+    /// The VM's folders.
+    pub(super) fn dir(&self) -> Rc<VmDir> {
+        self.dir.borrow().clone()
+    }
+
+    /// The VM's folders are these from now on.
+    pub(super) fn moved(&self, dir: VmDir) {
+        self.console.moved(dir.console_log());
+        *self.dir.borrow_mut() = Rc::new(dir);
+    }
+
     /// The running QEMU's monitor and agent.
     pub(super) fn link(&self) -> Result<Rc<Handle>, Failure> {
         self.link.borrow().clone().ok_or_else(|| {
             Failure::new(
                 FailureKind::WrongState,
-                format!("the VM `{}` has no running guest", self.dir.name()),
+                format!("the VM `{}` has no running guest", self.dir().name()),
             )
         })
     }
@@ -146,6 +158,20 @@ impl Shared {
         before.await.ok().flatten()
     }
 
+    /// Makes the spare that this is a VM, and lets it go on.
+    pub(super) async fn claim(&self, claim: Claim) -> Result<Claimed, Failure> {
+        let (tell, told) = oneshot::channel();
+        self.tell(Input::Claim(claim, tell));
+        told.await.unwrap_or_else(|_| Err(spare::no_spare()))
+    }
+
+    /// Ends the spare that this is.
+    pub(super) async fn retire(&self) -> Result<(), Failure> {
+        let (tell, told) = oneshot::channel();
+        self.tell(Input::Retire(tell));
+        told.await.unwrap_or_else(|_| Err(spare::no_spare()))
+    }
+
     /// The host's ends of the guest's interfaces.
     pub(super) fn ports(&self) -> Rc<Ports> {
         self.ports.borrow().clone()
@@ -157,7 +183,8 @@ impl Shared {
 
     /// Why the guest has no address of this family, as a failure of this kind.
     pub(super) async fn why_no_address(&self, family: Family, kind: FailureKind) -> Failure {
-        let name = self.dir.name();
+        let dir = self.dir();
+        let name = dir.name();
         self.ports().why(family, kind).await.unwrap_or_else(|| {
             Failure::new(kind, format!("the guest of `{name}` has shown no address"))
                 .hint(format!("midge console {name}"))
@@ -166,7 +193,7 @@ impl Shared {
 
     /// A plan from the record as it is now.
     pub(super) fn replan(&self) -> Result<Plan, Failure> {
-        let record = self.dir.record().map_err(|e| Failure::new(FailureKind::Other, e.to_string()))?;
-        plan::plan(&self.home, &self.dir, &record, None)
+        let record = self.dir().record().map_err(|e| Failure::new(FailureKind::Other, e.to_string()))?;
+        plan::plan(&self.home, &self.dir(), &record, None)
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::image::ImageVerb;
 use super::values::{self, Place, WaitFor};
-use super::{CloneArgs, NetVerb, Output, RestoreArgs, SetFlags, SnapshotVerb, SpecFlags, SuspendArgs};
+use super::{CloneArgs, NetVerb, Output, PoolVerb, RestoreArgs, SetFlags, SnapshotVerb, SpecFlags, SuspendArgs};
 use crate::image::cow::Cow;
 
 /// What midge can be told to do.
@@ -83,6 +83,10 @@ pub(in crate::cli) enum Verb {
     /// Save, list, check, move and remove snapshots
     #[command(subcommand, aliases = ["snapshots", "snap"])]
     Snapshot(SnapshotVerb),
+
+    /// Keep clones of a snapshot ready, to be claimed by `clone` in a moment
+    #[command(subcommand, alias = "pools")]
+    Pool(PoolVerb),
 
     /// Build, list and remove images
     #[command(subcommand, alias = "images")]
