@@ -20,6 +20,10 @@ pub fn restore() {
 }
 
 fn set(nice: i8) {
+    // The processes of another's session are not ours to slow down.
+    if nix::unistd::getsid(None) != Ok(nix::unistd::getpid()) {
+        return;
+    }
     if let Err(e) = fs::write("/proc/self/autogroup", format!("{nice}\n")) {
         tracing::debug!("the session's priority stays as it is: {e}");
     }

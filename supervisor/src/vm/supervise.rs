@@ -36,14 +36,14 @@ const PREDECESSOR: Duration = Duration::from_secs(10);
 /// Standard input is one end of a socket pair, whose other end the starting command holds: the greeting goes there, and
 /// it is the first conversation. Standard error is the VM's log.
 pub fn supervise(home: &Home, name: &str) -> ExitCode {
-    // Away from the terminal of the command that started us: no hang-up and no Ctrl-C reaches the VM. Fails only for a
-    // process group's leader, which then is fine as it is.
-    if nix::unistd::setsid().is_err() {
-        tracing::debug!("keeping the session");
-    }
+    // Away from the terminal of the command that started us: no hang-up and no Ctrl-C reaches the VM.
+    let session = own_session();
     let level =
         if std::env::var_os("MIDGE_DEBUG").is_some() { tracing::Level::DEBUG } else { tracing::Level::INFO };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level).init();
+    if let Err(e) = session {
+        tracing::debug!("keeping the session: {e}");
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -67,6 +67,14 @@ pub fn supervise(home: &Home, name: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Begins a session. The leader of a process group may not (setsid(2)), which we are from our start on: so back into the starter's
+/// group first, which ends at once.
+fn own_session() -> nix::Result<()> {
+    let starters = nix::unistd::getpgid(Some(nix::unistd::getppid()))?;
+    nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), starters)?;
+    nix::unistd::setsid().map(drop)
 }
 
 async fn run(home: &Home, name: &str, greeting: Option<UnixStream>) -> Result<(), Failure> {
