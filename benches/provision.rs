@@ -1,6 +1,6 @@
 //! Provisioning, end to end: `midge start --wait=ssh` of a Debian 12 with 512 MiB on the fast path (credentials, the small initial RAM disk),
-//! against the same disk with Debian's own initial RAM disk and cloud-init; and the two halves of the difference. virtme-ng takes
-//! part where it is installed, with the same kernel and the same root. All take turns.
+//! against the same disk with Debian's own initial RAM disk and cloud-init; and the two halves of the difference. All take turns. Where
+//! virtme-ng is installed, the fast path and virtme-ng take turns with another kernel and disk, the same for both.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and what it cannot do ends it")]
 #![allow(
     clippy::cast_precision_loss,
@@ -13,15 +13,15 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 mod support;
+mod virtme;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::Sandbox;
 use serde_json::Value;
-use support::{Report, Samples, rounds, run};
+use support::{Report, Samples, rounds};
 
 /// What is compared: a name, and the flags of `midge create`.
 struct Case {
@@ -51,8 +51,7 @@ fn main() {
     let mut cpu: Vec<Samples> =
         CASES.iter().map(|case| Samples::new(format!("{}: QEMU's CPU time", case.what), "s")).collect();
     let mut phases: Vec<(String, Samples)> = Vec::new();
-    let virtme = Virtme::find(&sandbox);
-    let mut other = Samples::new("virtme-ng, same kernel and root: until a command has run", "s");
+    let mut peers = virtme::Peers::find();
     for _ in 0..rounds {
         for (index, case) in CASES.iter().enumerate() {
             let one = boot(&sandbox, case, &initrd);
@@ -67,21 +66,15 @@ fn main() {
                 phases[place].1.push(ms / 1e3);
             }
         }
-        if let Ok(virtme) = &virtme {
-            other.push(virtme.run().as_secs_f64());
+        if let Ok(peers) = &mut peers {
+            peers.round();
         }
     }
     let mut report = Report::new("provision");
     let (fast, slow) = (times[0].median(), times[3].median());
-    let part = fast / slow;
-    let line = format!("the fast path is {:.2} times as fast, promised at least {RATIO}", slow / fast);
-    report.line(line);
-    report.promise("the fast path's part of the slow one's time", part, 1.0 / RATIO, "");
-    match virtme {
-        Ok(_) => {
-            report.promise("the fast path's part of virtme-ng's time", fast / other.median(), 1.0, "");
-            report.row(other);
-        }
+    report.promise_at_least("the slow path's time in those of the fast one", slow / fast, RATIO);
+    match peers {
+        Ok(peers) => peers.tell(&mut report),
         Err(why) => report.line(format!("virtme-ng is left out: {why}")),
     }
     let phases = phases.into_iter().map(|(_, samples)| samples);
@@ -133,61 +126,4 @@ fn image_part(sandbox: &Sandbox, part: &str) -> PathBuf {
     let file = manifest[part]["file"].as_str().unwrap().to_owned();
     let folder = fs::read_dir(sandbox.home().join("images")).unwrap().flatten();
     folder.map(|image| image.path().join(&file)).find(|path| path.is_file()).unwrap()
-}
-
-/// virtme-ng, with the image's kernel and its root in a folder.
-struct Virtme {
-    program: PathBuf,
-    kernel: PathBuf,
-    root: PathBuf,
-}
-
-impl Virtme {
-    /// Finds the program, and unpacks the image's root file system for it, which needs root.
-    fn find(sandbox: &Sandbox) -> Result<Self, String> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let program = std::env::split_paths(&path)
-            .map(|folder| folder.join("vng"))
-            .find(|path| path.is_file())
-            .ok_or("there is no `vng`; `pip install virtme-ng` brings it")?;
-        let (disk, kernel) = (image_part(sandbox, "disk"), image_part(sandbox, "kernel"));
-        let raw = sandbox.path().join("root.raw");
-        let root = sandbox.path().join("root");
-        fs::create_dir(&root).map_err(|e| e.to_string())?;
-        let step = |program: &str, args: &[&str]| {
-            let output = Command::new(program).args(args).output().map_err(|e| format!("{program}: {e}"))?;
-            let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            if output.status.success() { Ok(()) } else { Err(format!("{program}: {words}")) }
-        };
-        let text = |path: &Path| path.to_str().unwrap_or_default().to_owned();
-        step("qemu-img", &["convert", "-O", "raw", &text(&disk), &text(&raw)])?;
-        // e2fsprogs' own reader: nothing is mounted.
-        step("/sbin/debugfs", &["-R", &format!("rdump / {}", root.display()), &text(&raw)])?;
-        fs::remove_file(&raw).map_err(|e| e.to_string())?;
-        let found = Self { program, kernel, root };
-        found.try_run()?;
-        Ok(found)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("--run").arg(&self.kernel).arg("--root").arg(&self.root);
-        command.args(["--disable-kvm", "--memory", "512M", "--cpus", "1", "--exec", "true"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        command
-    }
-
-    /// Once, to see whether it works here.
-    fn try_run(&self) -> Result<(), String> {
-        let output = self.command().stderr(Stdio::piped()).output().map_err(|e| e.to_string())?;
-        let words = String::from_utf8_lossy(&output.stderr);
-        let last = words.lines().last().unwrap_or("without a word").to_owned();
-        if output.status.success() { Ok(()) } else { Err(format!("it does not run here: {last}")) }
-    }
-
-    fn run(&self) -> Duration {
-        let mut command = self.command();
-        command.stderr(Stdio::null());
-        run(command)
-    }
 }

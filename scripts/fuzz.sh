@@ -13,9 +13,12 @@ for crate in qmp netbr supervisor; do
         printf 'menuentry x {\nlinux /boot/vmlinuz-1 root=/dev/vda\n}\n' > "$seed/root/boot/grub/grub.cfg"
         { head -c 514 /dev/zero; printf 'HdrS\017\002'; head -c 4096 /dev/zero; } > "$seed/root/boot/vmlinuz-1"
         /usr/sbin/mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -b 1024 -d "$seed/root" "$seed/ext4" 128k
+        truncate -s 200k "$seed/gpt"
+        printf 'label: gpt\nstart=40, size=256\n' | /usr/sbin/sfdisk -q "$seed/gpt"
+        dd if="$seed/ext4" of="$seed/gpt" bs=512 seek=40 conv=notrunc status=none
         qemu-img create -q -f qcow2 -o cluster_size=512 "$seed/qcow2" 64k
         mkdir -p fuzz/corpus/qcow2
-        cp "$seed/ext4" fuzz/corpus/contents/ext4
+        cp "$seed/ext4" "$seed/gpt" fuzz/corpus/contents/
         cp "$seed/qcow2" fuzz/corpus/qcow2/qcow2
         rm -r "$seed"
     fi

@@ -55,6 +55,7 @@ if $tests; then
     need "file systems whose files share blocks" btrfs-progs xfsprogs
     need "packs kernels and kernel modules as distributions do" xz-utils zstd
     need "reads YAML as cloud-init does" python3-yaml
+    need "shows the report of a comparison as people see it" chromium
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

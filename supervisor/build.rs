@@ -11,55 +11,75 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// Architectures; the flags of each target are in the files that [`PROGRAMS`] names.
-const X86_64: &str = "x86_64";
-const AARCH64: &str = "aarch64";
-
 /// A program to embed.
 struct Program {
     /// What it is, for people.
     what: &'static str,
     /// Its package's folder.
     folder: &'static str,
-    /// The file with its flags.
-    flags: &'static str,
     /// Its binary's name.
     name: &'static str,
-    /// What it is written for.
-    archs: &'static [&'static str],
+    /// What it is built for, where it can be.
+    targets: &'static [Target],
+}
+
+/// What a program is built for.
+struct Target {
+    /// Rust's name of it.
+    triple: &'static str,
+    /// Its instruction set, by which the library knows it.
+    arch: &'static str,
+    /// The file with its flags on a host of the same instruction set.
+    flags: &'static str,
+    /// The file with its flags on other hosts, where it can be built there.
+    cross: Option<&'static str>,
 }
 
 const PROGRAMS: [Program; 3] = [
     Program {
         what: "the reference unikernel",
         folder: "guest",
-        flags: "kernel.toml",
         name: "hello",
-        archs: &[X86_64],
+        targets: &[Target {
+            triple: "x86_64-unknown-linux-gnu",
+            arch: "x86_64",
+            flags: "kernel.toml",
+            cross: None,
+        }],
     },
     Program {
         what: "the first program of initial RAM disks",
         folder: "init",
-        flags: "static.toml",
         name: "init",
-        archs: &[X86_64],
+        targets: &[
+            Target { triple: "x86_64-unknown-linux-gnu", arch: "x86_64", flags: "static.toml", cross: None },
+            Target {
+                triple: "aarch64-unknown-linux-gnu",
+                arch: "aarch64",
+                flags: "static.toml",
+                cross: Some("cross.toml"),
+            },
+        ],
     },
     Program {
         what: "the program for guests' identities",
         folder: "identify",
-        flags: "static.toml",
         name: "identify",
-        archs: &[X86_64, AARCH64],
+        targets: &[
+            Target { triple: "x86_64-unknown-linux-gnu", arch: "x86_64", flags: "static.toml", cross: None },
+            Target { triple: "aarch64-unknown-linux-gnu", arch: "aarch64", flags: "static.toml", cross: None },
+        ],
     },
 ];
 
 fn main() -> ExitCode {
     for program in &PROGRAMS {
-        for arch in program.archs {
-            println!("cargo:rustc-check-cfg=cfg({}_{arch})", program.name);
+        for target in program.targets {
+            println!("cargo:rustc-check-cfg=cfg({}_{})", program.name, target.arch);
         }
     }
-    match PROGRAMS.iter().try_for_each(embed) {
+    let all = PROGRAMS.iter().flat_map(|program| program.targets.iter().map(move |target| (program, target)));
+    match all.into_iter().try_for_each(|(program, target)| embed(program, target)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -68,37 +88,50 @@ fn main() -> ExitCode {
     }
 }
 
-fn embed(program: &Program) -> Result<(), String> {
-    // Host, not target: a compiler on x86_64 brings this target's libraries along, whatever it builds `midge` for.
-    let host = variable("HOST")?;
-    let is_host = |arch: &&&str| host.starts_with(&format!("{arch}-"));
-    let Some(arch) = program.archs.iter().find(is_host) else { return Ok(()) };
-    let triple = format!("{arch}-unknown-linux-gnu");
+/// Builds a program for a target, where this host can: for its own instruction set always, for others where the compiler has their
+/// libraries (`rustup target add`). Whatever `midge` itself is built for: it runs guests of each.
+fn embed(program: &Program, target: &Target) -> Result<(), String> {
+    let native = variable("HOST")?.starts_with(&format!("{}-", target.arch));
+    let flags = match target.cross {
+        _ if native => target.flags,
+        Some(flags) if has_libraries(target.triple)? => flags,
+        _ => return Ok(()),
+    };
     let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..").join(program.folder);
-    for input in ["src", "build.rs", program.flags, "Cargo.toml", "Cargo.lock"] {
+    for input in ["src", "build.rs", flags, "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", package.join(input).display());
     }
 
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let target = shared_folder(&out).join(program.folder);
-    build(program, &package, &triple, &target)?;
+    let folder = shared_folder(&out).join(program.folder);
+    build(program, target.triple, flags, &package, &folder)?;
 
-    let built = target.join(&triple).join("release").join(program.name);
-    let embedded = out.join(format!("{}-{arch}", program.name));
+    let built = folder.join(target.triple).join("release").join(program.name);
+    let embedded = out.join(format!("{}-{}", program.name, target.arch));
     fs::copy(&built, &embedded)
         .map_err(|error| format!("cannot copy {} to {}: {error}", built.display(), embedded.display()))?;
-    println!("cargo:rustc-cfg={}_{arch}", program.name);
+    println!("cargo:rustc-cfg={}_{}", program.name, target.arch);
     Ok(())
 }
 
-fn build(program: &Program, package: &Path, triple: &str, target: &Path) -> Result<(), String> {
+/// Whether the compiler has the libraries of a target.
+fn has_libraries(triple: &str) -> Result<bool, String> {
+    let rustc = variable("RUSTC")?;
+    let output = Command::new(&rustc)
+        .args(["--print", "target-libdir", "--target", triple])
+        .output()
+        .map_err(|error| format!("cannot run `{rustc}`: {error}"))?;
+    Ok(output.status.success() && Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+}
+
+fn build(program: &Program, triple: &str, flags: &str, package: &Path, folder: &Path) -> Result<(), String> {
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
         .current_dir(package)
-        .args(["--config", program.flags, "build", "--release", "--locked", "--bin", program.name])
+        .args(["--config", flags, "build", "--release", "--locked", "--bin", program.name])
         .args(["--target", triple])
         .arg("--target-dir")
-        .arg(target);
+        .arg(folder);
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(belongs_to_outer_build) {
             cargo.env_remove(name);

@@ -7,8 +7,6 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 
 use common::lan::{HOST, Lan, ROUTER};
@@ -250,7 +248,7 @@ impl<'a> Guest<'a> {
         eventually("networkd gives its lease back", || self.lost(before, NAT, &own));
         assert_eq!(self.lease()["state"], "released");
 
-        let folder = dhclient(self.sandbox.path());
+        let folder = common::dhclient(self.sandbox.path());
         self.sandbox.ok(&["cp", "-r", folder.to_str().unwrap(), "deb:/opt"]);
         // It renews after two seconds rather than half an hour.
         self.shell("echo 'supersede dhcp-renewal-time 2;' > /opt/dhclient/conf; : > /opt/dhclient/leases");
@@ -279,21 +277,4 @@ impl<'a> Guest<'a> {
              networkctl reload"
         ));
     }
-}
-
-/// ISC's dhclient of this host with its script and all that it is loaded with, as the guest may have other libraries.
-fn dhclient(folder: &Path) -> PathBuf {
-    let program = Path::new("/sbin/dhclient");
-    assert!(program.exists(), "there is no dhclient here: scripts/setup.sh --tests installs it");
-    let folder = folder.join("dhclient");
-    fs::create_dir(&folder).unwrap();
-    fs::copy(program, folder.join("dhclient")).unwrap();
-    fs::copy("/sbin/dhclient-script", folder.join("script")).unwrap();
-    let listed = Command::new("ldd").arg(program).output().unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    for path in listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new) {
-        let name = path.file_name().unwrap().to_str().unwrap();
-        fs::copy(path, folder.join(if name.starts_with("ld-") { "loader" } else { name })).unwrap();
-    }
-    folder
 }

@@ -5,8 +5,6 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use common::{Sandbox, free_port, http};
 use serde_json::{Value, json};
@@ -129,19 +127,9 @@ fn a_unikernel_of_every_kind_runs_and_is_ended_at_once() {
     }
 }
 
-/// QEMU 7.2, as Debian 12 has it, with its own libraries, unpacked once into the user's cache.
-fn qemu_7_2() -> PathBuf {
-    let cache = supervisor::image::build::default_cache().expect("a cache folder");
-    let folder = cache.parent().unwrap().join("qemu-7.2-apart");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/qemu-7.2.sh");
-    let output = Command::new(script).arg(&folder).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    folder.join("qemu-system-x86_64")
-}
-
 #[test]
 fn qemu_7_2_serves_as_well() {
-    let sandbox = Sandbox::with_qemu(&qemu_7_2());
+    let sandbox = Sandbox::with_qemu(&common::qemu_7_2());
     sandbox.ok(&["image", "build", "debian:12"]);
     sandbox.ok(&["create", "deb", "--image", "debian:12"]);
     let booting = sandbox.spawn(&["start", "deb", "--wait"]);

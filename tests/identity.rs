@@ -36,6 +36,7 @@ fn a_running_debian_becomes_another_machine_or_nothing_is_believed_of_it() {
     guest.may_be_given_a_part_of_an_identity();
     guest.must_have_the_address_that_is_demanded();
     guest.keeps_no_address_that_is_not_leased();
+    guest.may_use_another_client();
     guest.says_what_it_lacks();
     guest.is_not_believed_when_it_lies();
     guest.is_given_up_when_its_agent_dies();
@@ -66,9 +67,7 @@ impl Guest<'_> {
         let key = fs::read_to_string(self.sandbox.vm_file("deb", "known_hosts")).unwrap();
 
         let wanted = self.everything(&mac, "52:54:00:1d:00:01");
-        let start = Instant::now();
         let report = self.identify(&wanted, DEADLINE).unwrap();
-        eprintln!("identify: {:?} {}", start.elapsed(), serde_json::to_string_pretty(&report).unwrap());
         assert!(report.confirmed(), "{report:?}");
         let mut names: Vec<ItemName> = report.items.keys().copied().collect();
         names.sort_unstable();
@@ -102,8 +101,8 @@ impl Guest<'_> {
         let client = after["client_id"].as_str().unwrap();
         let duid = after["duid"].as_str().unwrap().rsplit(':').next().unwrap();
         assert!(client.starts_with("ff") && client.ends_with(duid), "{client} {duid}");
-        assert_eq!(after["host_keys"], "ssh_host_ed25519_key ssh_host_ed25519_key.pub ");
-        assert_eq!(after["left"], "", "nothing of the program is left");
+        assert_eq!(after["host_keys"], "ssh_host_ed25519_key ssh_host_ed25519_key.pub");
+        assert_eq!(after["left"], "", "a piece of the program is left");
         assert_ne!(after["journal"], "", "the journal is found");
         assert_eq!(after["failed"], "", "units failed");
 
@@ -132,13 +131,7 @@ impl Guest<'_> {
     fn may_be_given_a_part_of_an_identity(&self) {
         let before = self.facts();
         self.shell("date -s 'tomorrow'");
-        let wanted = Wanted {
-            hostname: Some("third".to_owned()),
-            clock: true,
-            seed: Some(RandomSeed::fresh().unwrap()),
-            ..Wanted::default()
-        };
-        let report = self.identify(&wanted, DEADLINE).unwrap();
+        let report = self.identify(&part(), DEADLINE).unwrap();
         assert!(report.confirmed() && report.items.len() == 4, "{report:?}");
         let after = self.facts();
         assert_eq!(after["hostname"], "third");
@@ -150,7 +143,12 @@ impl Guest<'_> {
     }
 
     fn must_have_the_address_that_is_demanded(&self) {
-        let mut wanted = self.renewed("52:54:00:1d:00:01", "52:54:00:1d:00:02", SHORT);
+        // From here on as the image has it: by DHCP under the link-layer address.
+        self.shell("rm /etc/systemd/network/10-mac.network; networkctl reload");
+        common::eventually("a lease by its link-layer address", || {
+            self.facts()["client_id"].as_str().is_some_and(|id| id.starts_with("01"))
+        });
+        let mut wanted = renewed("52:54:00:1d:00:01", "52:54:00:1d:00:02", SHORT);
         wanted.nics[0].address = Some([192, 0, 2, 1].into());
         let report = self.identify(&wanted, DEADLINE).unwrap();
         assert!(!report.confirmed());
@@ -158,7 +156,7 @@ impl Guest<'_> {
         assert_eq!(report.items[&ItemName::Address].state, State::Failed, "{report:?}");
 
         // Where somebody else hears of the address, it is not waited for.
-        let mut wanted = self.renewed("52:54:00:1d:00:02", "52:54:00:1d:00:03", SHORT);
+        let mut wanted = renewed("52:54:00:1d:00:02", "52:54:00:1d:00:03", SHORT);
         wanted.renew = Some(Renew { within_ms: None });
         let mut report = self.identify(&wanted, DEADLINE).unwrap();
         assert_eq!(report.items[&ItemName::Address].state, State::Pending, "{report:?}");
@@ -167,7 +165,7 @@ impl Guest<'_> {
         assert!(report.confirmed(), "{report:?}");
 
         // Nobody has this one any more.
-        let report = self.identify(&self.renewed("52:54:00:1d:00:01", "52:54:00:1d:00:09", SHORT), DEADLINE);
+        let report = self.identify(&renewed("52:54:00:1d:00:01", "52:54:00:1d:00:09", SHORT), DEADLINE);
         let report = report.unwrap();
         assert_eq!(report.items[&ItemName::Mac].state, State::Failed, "{report:?}");
         assert!(report.unconfirmed().contains("no interface is 52:54:00:1d:00:01"), "{report:?}");
@@ -179,60 +177,89 @@ impl Guest<'_> {
              > /etc/systemd/network/05-static.network; networkctl reload",
         );
         common::eventually("the address is set", || self.facts()["ip"] == "198.51.100.7");
-        let wanted = self.renewed("52:54:00:1d:00:03", "52:54:00:1d:00:04", SHORT);
+        let wanted = renewed("52:54:00:1d:00:03", "52:54:00:1d:00:04", SHORT);
         let report = self.identify(&wanted, DEADLINE).unwrap();
         assert!(report.unconfirmed().contains("is set in the guest"), "{report:?}");
         self.shell("rm /etc/systemd/network/05-static.network; networkctl reload");
     }
 
+    fn may_use_another_client(&self) {
+        let folder = common::dhclient(self.sandbox.path());
+        self.sandbox.ok(&["cp", "-r", folder.to_str().unwrap(), "deb:/opt"]);
+        // It runs under the name of what loads it.
+        self.shell(
+            "cd /opt/dhclient; mv dhclient client; mv loader dhclient; : > conf; : > leases
+             mkdir -p /run/systemd/network
+             printf '[Match]\nType=ether\n[Link]\nUnmanaged=yes\n' > /run/systemd/network/05-none.network
+             networkctl reload
+             ip -4 addr flush dev $(ls /sys/class/net | grep -v lo)
+             /opt/dhclient/dhclient --library-path /opt/dhclient /opt/dhclient/client -4 -1 -cf /opt/dhclient/conf \
+                 -lf /opt/dhclient/leases -pf /opt/dhclient/pid -sf /opt/dhclient/script \
+                 $(ls /sys/class/net | grep -v lo) 2>&1",
+        );
+        let (before, leases) = (self.facts(), self.leases());
+        let wanted = renewed("52:54:00:1d:00:04", "52:54:00:1d:00:05", DEADLINE / 2);
+        let report = self.identify(&wanted, DEADLINE).unwrap();
+        assert!(report.confirmed(), "{report:?}");
+        assert!(report.items[&ItemName::Dhcp].detail.contains("dhclient"), "{report:?}");
+        let after = self.facts();
+        assert_eq!(after["mac"], "52:54:00:1d:00:05");
+        assert_ne!(before["ip"], after["ip"]);
+        let ip = after["ip"].as_str().unwrap();
+        assert!(self.leases().contains(&format!("52:54:00:1d:00:05 {ip}")), "{}", self.leases());
+        assert!(leases.lines().all(|line| self.leases().contains(line)), "a lease was given back: {leases}");
+        let kept = self.shell("cat /opt/dhclient/leases");
+        assert!(kept.contains(ip) && !kept.contains(before["ip"].as_str().unwrap()), "{kept}");
+        self.shell(
+            "kill $(cat /opt/dhclient/pid); rm /run/systemd/network/05-none.network; networkctl reload",
+        );
+    }
+
     fn says_what_it_lacks(&self) {
         self.shell("mount -o remount,noexec /run");
         let failure = self.refused(DEADLINE);
-        self.shell("mount -o remount,exec /run; mv /usr/bin/install /usr/bin/install.real");
+        self.shell("mount -o remount,exec /run");
         assert_eq!(failure.kind, FailureKind::Agent);
         assert!(failure.message.contains("Permission denied"), "{failure:?}");
-        assert_eq!(self.facts()["left"], "", "a private key is left in the guest");
 
+        self.shell("rm /run/midge-identify-*; mv /usr/bin/install /usr/bin/install.away");
         let failure = self.refused(DEADLINE);
+        self.shell("mv /usr/bin/install.away /usr/bin/install");
         assert_eq!(failure.kind, FailureKind::Agent);
         assert!(failure.message.contains("install") && failure.message.contains("not found"), "{failure:?}");
+        assert!(self.identify(&part(), DEADLINE).unwrap().confirmed());
     }
 
     fn is_not_believed_when_it_lies(&self) {
-        // Instead of the program: one that says that all is well.
-        self.install("printf '#!/bin/sh\\necho done\\n' > \"$4\"; chmod 700 \"$4\"");
+        self.replace_program("cat > /dev/null; echo all is well");
         let failure = self.refused(DEADLINE);
         assert_eq!(failure.kind, FailureKind::Agent);
         assert!(failure.message.contains("not believed"), "{failure:?}");
     }
 
     fn is_given_up_when_its_agent_dies(&self) {
-        self.install("kill -KILL $(pidof qemu-ga); exec /usr/bin/install.real \"$@\"");
+        self.replace_program("kill -KILL $(pidof qemu-ga); exec sleep 1000");
         let start = Instant::now();
         let failure = self.refused(PATIENCE);
         assert_eq!(failure.kind, FailureKind::Agent, "{failure:?}");
         assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
         // systemd starts it anew, and all can be well.
         self.sandbox.ok(&["wait", "deb", "agent"]);
-        self.shell("cp /usr/bin/install.real /usr/bin/install");
-        let report =
-            self.identify(&Wanted { hostname: Some("fourth".to_owned()), ..Wanted::default() }, DEADLINE);
-        assert!(report.unwrap().confirmed());
+        self.shell("rm /run/midge-identify-*");
+        assert!(self.identify(&part(), DEADLINE).unwrap().confirmed());
     }
 
     fn is_given_up_when_its_agent_hangs(&self) {
-        self.install("kill -STOP $(pidof qemu-ga); exec /usr/bin/install.real \"$@\"");
+        self.replace_program("kill -STOP $(pidof qemu-ga)");
         let start = Instant::now();
         let failure = self.refused(SHORT);
         assert_eq!(failure.kind, FailureKind::Timeout, "{failure:?}");
         assert!(start.elapsed() >= SHORT && start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
     }
 
-    /// Puts a script in the place of the guest's `install`.
-    fn install(&self, script: &str) {
-        self.shell(&format!(
-            "rm -f /usr/bin/install; cat > /usr/bin/install <<'END'\n#!/bin/sh\n{script}\nEND\nchmod 755 /usr/bin/install"
-        ));
+    /// Puts a script in the place of the program, which is there since it ran first.
+    fn replace_program(&self, script: &str) {
+        self.shell(&format!("cat > $(ls /run/midge-identify-*) <<'END'\n#!/bin/sh\n{script}\nEND\n"));
     }
 
     /// Everything that a clone is given.
@@ -247,13 +274,8 @@ impl Guest<'_> {
             host_key: Some(seed::ensure_host_key(&folder, "deb").unwrap()),
             seed: Some(RandomSeed::fresh().unwrap()),
             clock: true,
-            ..self.renewed(old, new, DEADLINE / 2)
+            ..renewed(old, new, DEADLINE / 2)
         }
-    }
-
-    fn renewed(&self, old: &str, new: &str, within: Duration) -> Wanted {
-        let nic = Nic { old: old.parse().unwrap(), new: new.parse().unwrap(), address: None };
-        Wanted { nics: vec![nic], renew: Some(Renew::within(within)), ..Wanted::default() }
     }
 
     /// Asks the VM's supervisor.
@@ -272,9 +294,7 @@ impl Guest<'_> {
 
     #[track_caller]
     fn refused(&self, within: Duration) -> Failure {
-        let mut wanted = Wanted { hostname: Some("never".to_owned()), ..Wanted::default() };
-        wanted.seed = Some(RandomSeed::fresh().unwrap());
-        self.identify(&wanted, within).unwrap_err()
+        self.identify(&part(), within).unwrap_err()
     }
 
     /// Runs a script in the guest; its output.
@@ -303,8 +323,8 @@ impl Guest<'_> {
             say client_id "$(value leases CLIENTID)"
             say duid "$(value links DHCP6_CLIENT_DUID)"
             say host_key "$(cat /etc/ssh/ssh_host_ed25519_key.pub)"
-            say host_keys "$(cd /etc/ssh; echo ssh_host_* '' | tr '\n' ' ')"
-            say left "$(ls -d /run/midge-identity* 2> /dev/null)"
+            say host_keys "$(cd /etc/ssh; echo ssh_host_*)"
+            say left "$(ls -d /run/midge-identify*.new 2> /dev/null)"
             say journal "$(journalctl -q -n 1 -o cat)"
             say failed "$(systemctl --failed --no-legend --plain)"
         "#;
@@ -328,7 +348,7 @@ impl Guest<'_> {
     fn leases(&self) -> String {
         let text = fs::read_to_string(self.lan.leases()).unwrap();
         let words = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        words.filter(|w| w.len() > 3).map(|w| format!("{} {} {}\n", w[1], w[2], w[3])).collect()
+        words.filter(|w| w.len() > 3).map(|w| w[1..4].join(" ")).collect::<Vec<_>>().join("\n")
     }
 
     /// How far the guest's clock is from this host's, and by how much that may be wrong.
@@ -339,4 +359,16 @@ impl Guest<'_> {
         let host = before.duration_since(SystemTime::UNIX_EPOCH).unwrap() + half;
         (Duration::from_nanos(told).abs_diff(host), half)
     }
+}
+
+/// What a machine is given that has everything but its name.
+fn part() -> Wanted {
+    let seed = Some(RandomSeed::fresh().unwrap());
+    Wanted { hostname: Some("third".to_owned()), clock: true, seed, ..Wanted::default() }
+}
+
+/// Another link-layer address, and what comes with it.
+fn renewed(old: &str, new: &str, within: Duration) -> Wanted {
+    let nic = Nic { old: old.parse().unwrap(), new: new.parse().unwrap(), address: None };
+    Wanted { nics: vec![nic], renew: Some(Renew::within(within)), ..Wanted::default() }
 }

@@ -285,12 +285,14 @@ fn kernels_are_unpacked_and_boot() {
     );
 }
 
-/// Debian's own disk, put into a partition as its cloud images have it, is taken apart and boots to its agent without a boot loader.
+/// The disk of a Debian 13, put into a partition as its cloud images have it, is taken apart and boots to its agent without a boot loader, and
+/// with a small initial RAM disk made from its own modules.
 #[test]
 fn a_partitioned_debian_boots_directly() {
-    let sandbox = Sandbox::with_debian();
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["image", "build", "debian:13"]);
     let folder = sandbox.path();
-    let (manifest, built) = image(&sandbox, "debian:12");
+    let (manifest, built) = image(&sandbox, "debian:13");
     tool(folder, "qemu-img", &["convert", "-f", "qcow2", "-O", "raw", built.to_str().unwrap(), "root.raw"]);
     let root = folder.join("root.raw");
     let kernels =
@@ -327,15 +329,29 @@ fn a_partitioned_debian_boots_directly() {
     assert_eq!(found["kernel"]["sha256"], manifest["kernel"]["sha256"]);
     assert_eq!(found["initrd"]["sha256"], manifest["initrd"]["sha256"]);
     assert_eq!(found["append"], "root=PARTUUID=0b3a1b5c-0000-4000-8000-00000000000a ro cryptomgr.notests");
-    for fact in ["agent", "ssh", "systemd", "arch", "kind", "ready"] {
+    for fact in ["agent", "ssh", "systemd", "network_credentials", "arch", "kind", "ready"] {
         assert_eq!(found[fact], manifest[fact], "{fact}");
     }
-    assert!(found["os"].as_str().unwrap().starts_with("Debian GNU/Linux 12"), "{found}");
+    assert!(found["os"].as_str().unwrap().starts_with("Debian GNU/Linux 13"), "{found}");
     sandbox.ok(&["create", "vm", "--image", "cloud"]);
     sandbox.ok(&["start", "vm", "--wait", "--timeout", "280s"]);
     let mounted = sandbox.ok(&["exec", "vm", "--", "findmnt", "-no", "SOURCE", "/"]);
     assert_eq!(mounted.trim(), "/dev/vda1");
+    assert!(sandbox.console("vm").contains("midge: root file system up"));
     sandbox.ok(&["kill", "vm"]);
+
+    // That one is kept for as long as the image, or a VM of it, is there.
+    let initrds = || fs::read_dir(sandbox.home().join("initrd")).unwrap().count();
+    let prune = |words: &[&str]| {
+        let mut command = sandbox.midge();
+        command.env("XDG_CACHE_HOME", sandbox.path().join("cache")).args(["image", "prune"]).args(words);
+        Sandbox::finish(&mut command).stdout
+    };
+    assert_eq!((prune(&[]).as_str(), initrds()), ("", 1));
+    sandbox.ok(&["rm", "vm"]);
+    sandbox.ok(&["image", "rm", "cloud"]);
+    assert!(prune(&["--dry-run"]).contains(".cpio") && initrds() == 1);
+    assert!(prune(&[]).contains(".cpio") && initrds() == 0);
 }
 
 /// Runs a script in a mount namespace of its own, where `$MIDGE` is `midge` and `$MIDGE_HOME` lies below the folder `mnt`.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::Sandbox;
+use common::lan::{HOST, Lan, ROUTER};
 use serde_json::{Value, json};
 
 /// Runs a line of shell in a guest; its output.
@@ -42,7 +43,11 @@ fn host(program: &str, args: &[&str], input: &[u8]) -> Vec<u8> {
 
 #[test]
 fn credentials_tell_a_guest_who_it_is_and_who_may_come_in() {
-    let sandbox = Sandbox::with_debian();
+    let mut sandbox = Sandbox::with_debian();
+    // A network that gives no addresses: who is not told one has none.
+    let lan = Lan::without_dhcp(sandbox.path());
+    sandbox.enter(&lan.host);
+    let fixed = format!("bridge=br0,ip={FIXED}/24,gateway={ROUTER},dns={ROUTER},dns={HOST}");
     let noise: Vec<u8> = (0..=255).cycle().take(3000).collect();
     let file = write(&sandbox, "a file", &noise);
     host("chmod", &["640", &file], b"");
@@ -60,6 +65,10 @@ fn credentials_tell_a_guest_who_it_is_and_who_may_come_in() {
         &format!("{motd}:/etc/motd"),
         "--disk",
         "3G",
+        "--net",
+        "user",
+        "--net",
+        &fixed,
     ]);
     sandbox.ok(&["start", "no", "--wait"]);
 
@@ -105,6 +114,12 @@ fn credentials_tell_a_guest_who_it_is_and_who_may_come_in() {
     );
     assert_eq!(shell(&sandbox, "no", "systemctl --failed --no-legend --plain"), "", "units failed");
 
+    // The one interface has the address that it was told, and the other asked for its own.
+    assert!(lan.router.reaches(FIXED));
+    let name = has_fixed_address(&sandbox, "no");
+    let servers = shell(&sandbox, "no", &format!("resolvectl dns {name}"));
+    assert!(servers.trim_end().ends_with(&format!("): {ROUTER} {HOST}")), "{servers}");
+
     // The file system fills the disk, and that is on record.
     let size: u64 = shell(&sandbox, "no", "df -B1 --output=size / | tail -1").trim().parse().unwrap();
     let grown = || {
@@ -122,6 +137,13 @@ fn credentials_tell_a_guest_who_it_is_and_who_may_come_in() {
     assert!(line.contains(initrds.to_str().unwrap()), "{line}");
     assert_eq!(shell(&sandbox, "no", "dmesg | grep -c 'midge: cannot load' || true"), "0\n");
 
+    // An emulated guest is spared what a real CPU needs.
+    let emulated = sandbox.inspect("no")["run"]["accel"] == "tcg";
+    let words = shell(&sandbox, "no", "cat /proc/cmdline");
+    assert_eq!(words.contains("mitigations=off"), emulated, "{words}");
+    let kernels = sandbox.home().join("kernels");
+    assert_eq!(line.contains(kernels.to_str().unwrap()), emulated, "{line}");
+
     // A file that was changed in the guest stays so.
     shell(&sandbox, "no", "echo changed > /etc/motd");
     sandbox.ok(&["stop", "no"]);
@@ -133,6 +155,30 @@ fn credentials_tell_a_guest_who_it_is_and_who_may_come_in() {
     assert_eq!(sandbox.ok(&["ssh", "off", "--", "whoami"]), "pi\n");
     let none = sandbox.fails(4, &["wait", "off", "cloud-init"]);
     assert!(none.contains("no cloud-init"), "{none}");
+}
+
+/// An address of the test's network that nobody else has.
+const FIXED: &str = "10.77.1.66";
+
+/// Checks that the guest's second interface has its fixed address and the route that goes with it, and the first one QEMU's; answers the
+/// second one's name.
+#[track_caller]
+fn has_fixed_address(sandbox: &Sandbox, vm: &str) -> String {
+    let links: Value = serde_json::from_str(&shell(sandbox, vm, "ip -json address")).unwrap();
+    let macs = sandbox.inspect(vm)["record"]["macs"].clone();
+    let of = |net: usize| links.as_array().unwrap().iter().find(|link| link["address"] == macs[net]).unwrap();
+    let addresses = |net: usize| {
+        let all = of(net)["addr_info"].as_array().unwrap().iter();
+        let ipv4 = all.filter(|address| address["family"] == "inet");
+        ipv4.map(|address| format!("{}/{}", address["local"].as_str().unwrap(), address["prefixlen"]))
+            .collect()
+    };
+    let found: [Vec<String>; 2] = [addresses(0), addresses(1)];
+    assert_eq!(found, [vec!["10.0.2.15/24".to_owned()], vec![format!("{FIXED}/24")]]);
+    let name = of(1)["ifname"].as_str().unwrap().to_owned();
+    let route = shell(sandbox, vm, &format!("ip -4 route show default dev {name}"));
+    assert!(route.starts_with(&format!("default via {ROUTER} ")), "{route}");
+    name
 }
 
 /// User-data of many formats in one, as `cloud-init devel make-mime` makes it, and packed.
@@ -170,23 +216,27 @@ fn small_partition(sandbox: &Sandbox, name: &str) -> PathBuf {
 
 #[test]
 fn cloud_init_gets_midges_configuration_and_its_users() {
-    let sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::new();
     sandbox.ok(&[
         "image",
         "build",
         "debian:12",
-        "--with",
-        "cloud-init",
+        "--cloud-init",
         "--with",
         "cloud-guest-utils",
         "--with",
         "sudo",
     ]);
+    let lan = Lan::without_dhcp(sandbox.path());
+    sandbox.enter(&lan.host);
     let data = write(&sandbox, "user-data", user_data());
     let file = write(&sandbox, "file", "ours\n");
     let mut flags = vec!["create".to_owned(), "yes".to_owned(), "--image".to_owned(), "debian:12".to_owned()];
     flags.extend(
         ["--user", "pi", "--cloud-init", &data, "--file", &format!("{file}:/etc/ours")].map(str::to_owned),
+    );
+    flags.extend(
+        ["--net", "user", "--net", &format!("bridge=br0,ip={FIXED}/24,gateway={ROUTER}")].map(str::to_owned),
     );
     for name in ["grow", "resize"] {
         let disk = small_partition(&sandbox, name);
@@ -206,6 +256,9 @@ fn cloud_init_gets_midges_configuration_and_its_users() {
     let key = fs::read_to_string(sandbox.vm_file("yes", "ssh_host_ed25519_key.pub")).unwrap();
     let own = shell(&sandbox, "yes", "cat /etc/ssh/ssh_host_ed25519_key.pub");
     assert_eq!(own.split(' ').nth(1), key.split(' ').nth(1));
+
+    has_fixed_address(&sandbox, "yes");
+    assert!(lan.router.reaches(FIXED));
 
     // It is this instance, and no other source was asked.
     let record: Value =

@@ -65,10 +65,16 @@ impl Samples {
         Self { name: name.into(), unit: self.unit, values }
     }
 
+    /// There is at least one.
+    pub fn is_measured(&self) -> bool {
+        !self.values.is_empty()
+    }
+
     fn json(&self) -> Value {
         json!({
             "name": self.name, "unit": self.unit, "median": self.median(),
             "lower_quartile": self.quantile(0.25), "upper_quartile": self.quantile(0.75),
+            "p99": self.quantile(0.99),
             "samples": self.values,
         })
     }
@@ -92,6 +98,15 @@ impl Report {
     /// Adds a row.
     pub fn row(&mut self, samples: Samples) {
         self.rows.push(samples);
+    }
+
+    /// Adds those of these rows that were measured, and says of each how long the slowest took.
+    pub fn rows_with_tail(&mut self, rows: impl IntoIterator<Item = Samples>) {
+        for row in rows.into_iter().filter(Samples::is_measured) {
+            let text = format!("p99   {}: {:.2} {}", row.name, row.quantile(0.99), row.unit);
+            self.lines.push(text);
+            self.rows.push(row);
+        }
     }
 
     /// Adds a line of text below the table.

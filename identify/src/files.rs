@@ -18,15 +18,7 @@ pub(crate) fn with_path<T>(
 
 /// As much of a file as there is room for.
 pub(crate) fn read<'a>(path: &CStr, into: &'a mut [u8]) -> Result<&'a [u8], Errno> {
-    let file = File::read_only(path)?;
-    let mut length = 0;
-    while length < into.len() {
-        match file.read(&mut into[length..])? {
-            0 => break,
-            more => length += more,
-        }
-    }
-    Ok(&into[..length])
+    File::read_only(path)?.read_all(into)
 }
 
 /// As [`read`], as text; empty where it is none.

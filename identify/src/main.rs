@@ -1,5 +1,5 @@
-//! Gives the running guest that it is started in an identity of its own: midge sends it through the guest agent into a guest that was
-//! resumed from a snapshot, with a request behind it in its own file.
+//! Gives the running guest that it is started in an identity of its own: midge has put it there through the guest agent, and starts it in
+//! a guest that was resumed from a snapshot, with a request on its standard input.
 //!
 //! Everything is done by system calls and in one process: in an emulated guest, each program that is started takes longer than
 //! all of this together. What it did it says at the end, at once, on standard output.
@@ -14,12 +14,9 @@ mod network;
 mod ssh;
 mod sys;
 
-use core::ffi::CStr;
-
 use midge_identify::report::{Outcome, Report};
-use midge_identify::request::{Request, TRAILER};
+use midge_identify::request::Request;
 use network::Network;
-use sys::File;
 
 /// The longest request, in bytes.
 const LONGEST: usize = 16 << 10;
@@ -53,33 +50,14 @@ core::arch::global_asm!(
 /// `stack` is what the kernel left there.
 unsafe extern "C" fn begin(stack: *const usize) -> ! {
     // SAFETY: argc, then so many pointers and a null, then the environment's and a null.
-    let (name, envp) = unsafe {
-        let argc = stack.read();
-        let name = stack.add(1).cast::<*const core::ffi::c_char>().read();
-        (CStr::from_ptr(name), stack.add(argc + 2).cast::<*const u8>())
-    };
+    let envp = unsafe { stack.add(stack.read() + 2).cast::<*const u8>() };
     let mut bytes = [0; LONGEST];
-    let request = request(name, &mut bytes);
-    // It holds a private key.
-    let _ = sys::remove(name);
-    let Some(request) = request else {
-        say(b"the request behind the program is damaged\n");
+    let Some(request) = sys::input(&mut bytes).ok().and_then(Request::of) else {
+        say(b"the request is damaged\n");
         sys::exit(1);
     };
     say(perform(&request, envp).text().bytes());
     sys::exit(0)
-}
-
-/// Reads what stands behind the program in its file.
-fn request<'a>(path: &CStr, bytes: &'a mut [u8]) -> Option<Request<'a>> {
-    let file = File::read_only(path).ok()?;
-    let size = file.size().ok()?;
-    let mut trailer = [0; TRAILER];
-    file.read_at(&mut trailer, size.checked_sub(TRAILER as u64)?).ok()?;
-    let length = u64::from_le_bytes(trailer);
-    let place = bytes.get_mut(..usize::try_from(length).ok()?)?;
-    let read = file.read_at(place, size.checked_sub(TRAILER as u64)?.checked_sub(length)?).ok()?;
-    Request::of(place.get(..read)?)
 }
 
 fn perform(request: &Request<'_>, envp: *const *const u8) -> Report {

@@ -180,19 +180,22 @@ pub struct Address {
     pub ip: [u8; 4],
     /// The length of its network's part.
     pub prefix: u8,
+    /// It is there for ever: it was set, not leased.
+    pub is_permanent: bool,
 }
 
 impl Address {
     /// Of an [`RTM_NEWADDR`]; none where it is no IPv4 address that others can reach.
     pub fn of(body: &[u8]) -> Option<Self> {
-        let [family, prefix, _, scope] = *body.first_chunk()?;
+        const IFA_F_PERMANENT: u8 = 0x80;
+        let [family, prefix, flags, scope] = *body.first_chunk()?;
         let interface = u32::from_ne_bytes(*body.get(4..)?.first_chunk()?);
         if family != AF_INET || scope != RT_SCOPE_UNIVERSE {
             return None;
         }
         let find = |wanted| attributes(body, 8).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
         let ip = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?.try_into().ok()?;
-        Some(Self { interface, ip, prefix })
+        Some(Self { interface, ip, prefix, is_permanent: flags & IFA_F_PERMANENT != 0 })
     }
 }
 
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_forgotten_reads_as_the_one_that_was_there() {
-        let address = Address { interface: 7, ip: [10, 0, 2, 15], prefix: 24 };
+        let address = Address { interface: 7, ip: [10, 0, 2, 15], prefix: 24, is_permanent: false };
         let mut message = Message::forget(&address);
         let bytes = message.bytes().to_vec();
         let read: Vec<_> = incoming(&bytes).collect();

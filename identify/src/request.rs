@@ -1,10 +1,7 @@
-//! What the program is asked for. It stands behind the program in the program's own file, and the length of it in the file's last eight
-//! bytes, low byte first: one file is sent, which only root may read, and nothing of it is on a command line.
+//! What the program is asked for, on its standard input: on a command line, others in the guest would see it.
 //!
 //! A request is a row of fields, each `NAME LENGTH\n`, then so many bytes, then `\n`.
 
-/// The length of the length at the file's end, in bytes.
-pub const TRAILER: usize = 8;
 /// The most interfaces that a request may have.
 pub const MOST_NICS: usize = 8;
 

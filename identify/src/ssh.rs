@@ -78,7 +78,7 @@ fn foreign_key() -> Option<Line> {
     // A folder that is missing holds no key.
     let _ = files::each(c"/etc/ssh/sshd_config.d", |name| {
         let path = Line::of(format_args!("/etc/ssh/sshd_config.d/{name}"));
-        if let Some(path) = path.c_str().filter(|_| name.ends_with(".conf")) {
+        if let Some(path) = path.c_str().filter(|_| name.rsplit('.').next() == Some("conf")) {
             look(files::read_text(path, &mut buffer));
         }
     });

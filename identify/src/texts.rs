@@ -1,8 +1,43 @@
 //! The guest's own files as far as they are read or changed.
 
+use core::fmt::Write;
+
+use crate::text::Text;
+
+/// A link-layer address as files have it.
+pub fn mac(bytes: [u8; 6]) -> Text<18> {
+    let mut text = Text::default();
+    for (index, byte) in bytes.iter().enumerate() {
+        let _ = write!(text, "{}{byte:02x}", if index > 0 { ":" } else { "" });
+    }
+    text
+}
+
 /// The value of `KEY=value` in a file of such lines, as systemd-networkd keeps in /run/systemd/netif.
 pub fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// Whether an interface has an address of DHCPv6 in /proc/net/if_inet6: one without a network.
+pub fn has_dhcpv6(text: &str, index: u32) -> bool {
+    global_ipv6(text, index).any(|[prefix, _]| prefix == 128)
+}
+
+/// Whether an interface has an address in /proc/net/if_inet6 that is there for ever: it was set, not learned of a router.
+pub fn has_set_ipv6(text: &str, index: u32) -> bool {
+    const IFA_F_PERMANENT: u32 = 0x80;
+    global_ipv6(text, index).any(|[prefix, flags]| prefix != 128 && flags & IFA_F_PERMANENT != 0)
+}
+
+/// The lengths of the prefixes and the flags of an interface's addresses that others far away can reach (Linux, net/ipv6/addrconf.c,
+/// `if6_seq_show`: address, interface, length of the prefix, scope, flags and name, in hexadecimal).
+fn global_ipv6(text: &str, index: u32) -> impl Iterator<Item = [u32; 2]> {
+    text.lines().filter_map(move |line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let mut number = || words.next().and_then(|word| u32::from_str_radix(word, 16).ok());
+        let (interface, prefix, scope, flags) = (number()?, number()?, number()?, number()?);
+        (interface == index && scope == 0).then_some([prefix, flags])
+    })
 }
 
 /// Passes `text` on to `out` with every word `old` as `new`, as in hosts(5); answers whether there was one. A word is what stands between
@@ -101,6 +136,25 @@ mod tests {
         assert_eq!(found, ["/etc/ssh/ssh_host_rsa_key", "/a b"]);
         assert!(is_host_key("ssh_host_rsa_key") && is_host_key("ssh_host_ed25519_key.pub"));
         assert!(!is_host_key("ssh_config") && !is_host_key("ssh_host_x") && !is_host_key("ssh_host_key.old"));
+    }
+
+    #[test]
+    fn an_address_has_two_digits_a_byte() {
+        assert_eq!(mac([0x52, 0x54, 0, 0xa, 0xff, 1]).str(), "52:54:00:0a:ff:01");
+    }
+
+    #[test]
+    fn addresses_of_dhcpv6_and_set_ones_are_told_from_others() {
+        let text = "fe80000000000000505400fffeb9707e 02 40 20 80 enp0s1\n\
+                    fd000000000000000000000000000123 0b 80 00 00 enp0s2\n\
+                    20010db8000000000000000000000001 03 40 00 80 enp0s3\n\
+                    20010db80000000052540000000000aa 04 40 00 00 enp0s4\n\
+                    00000000000000000000000000000001 01 80 10 80 lo\n";
+        let found: Vec<bool> = [1, 2, 11].map(|index| has_dhcpv6(text, index)).into();
+        assert_eq!(found, [false, false, true]);
+        let found: Vec<bool> = [1, 2, 3, 4, 11].map(|index| has_set_ipv6(text, index)).into();
+        assert_eq!(found, [false, false, true, false, false]);
+        assert!(!has_dhcpv6("x\n\n", 0));
     }
 
     #[test]

@@ -25,11 +25,12 @@ const NEW_ROOT: &CStr = c"/root";
 const KINDS: &str = "ext4,xfs,btrfs";
 /// How long the root's device is waited for, in milliseconds. Devices appear while their driver is loaded, so this is for slow ones.
 const PATIENCE: u64 = 10_000;
-/// The longest command line (Linux, arch/x86/include/asm/setup.h, COMMAND_LINE_SIZE).
+/// The longest command line (Linux, COMMAND_LINE_SIZE in arch/x86/include/asm/setup.h and arch/arm64/include/uapi/asm/setup.h).
 const LONGEST: usize = 2048;
 
+// The kernel starts a program with argc, argv and envp on the stack (System V ABI for AMD64, 3.4.1; Linux, fs/binfmt_elf.c).
+#[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
-    // The kernel starts a program with argc, argv and envp on the stack (System V ABI for AMD64, 3.4.1).
     ".globl _start",
     "_start:",
     "xor ebp, ebp",
@@ -37,6 +38,17 @@ core::arch::global_asm!(
     "and rsp, -16",
     "call {begin}",
     "ud2",
+    begin = sym begin,
+);
+#[cfg(target_arch = "aarch64")]
+core::arch::global_asm!(
+    ".globl _start",
+    "_start:",
+    "mov x29, xzr",
+    "mov x30, xzr",
+    "mov x0, sp",
+    "bl {begin}",
+    "brk 1",
     begin = sym begin,
 );
 

@@ -7,8 +7,14 @@ use core::ffi::c_int;
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
     // SAFETY: the caller's contract is memcpy's; the direction flag is clear by the ABI.
+    #[cfg(target_arch = "x86_64")]
     unsafe {
         core::arch::asm!("rep movsb", inout("rcx") n => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for index in 0..n {
+        // SAFETY: the caller's contract is memcpy's. Volatile, so that the compiler does not make a call of memcpy of it.
+        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
     }
     to
 }
@@ -21,14 +27,10 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 
         // SAFETY: going upwards reads each byte before it is overwritten.
         return unsafe { memcpy(to, from, n) };
     }
-    // SAFETY: the caller's contract is memmove's; going downwards reads each byte before it is overwritten. The direction flag is
-    // restored, as the ABI demands.
-    unsafe {
-        core::arch::asm!(
-            "std", "rep movsb", "cld",
-            inout("rcx") n => _, inout("rdi") to.wrapping_add(n).wrapping_sub(1) => _,
-            inout("rsi") from.wrapping_add(n).wrapping_sub(1) => _, options(nostack)
-        );
+    for index in (0..n).rev() {
+        // SAFETY: the caller's contract is memmove's; going downwards reads each byte before it is overwritten. Volatile, so that the
+        // compiler does not make a call of memmove of it.
+        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
     }
     to
 }
@@ -38,8 +40,14 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, byte: c_int, n: usize) -> *mut u8 {
     // SAFETY: the caller's contract is memset's; the direction flag is clear by the ABI.
+    #[cfg(target_arch = "x86_64")]
     unsafe {
         core::arch::asm!("rep stosb", inout("rcx") n => _, inout("rdi") to => _, in("al") byte as u8, options(nostack));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for index in 0..n {
+        // SAFETY: the caller's contract is memset's. Volatile, so that the compiler does not make a call of memset of it.
+        unsafe { to.add(index).write_volatile(byte as u8) };
     }
     to
 }

@@ -1,4 +1,4 @@
-//! The system calls that the program makes, as functions of Rust (Linux, arch/x86/entry/syscalls/syscall_64.tbl).
+//! The system calls that the program makes, as functions of Rust.
 
 use core::arch::asm;
 use core::ffi::CStr;
@@ -23,6 +23,8 @@ pub const MS_NOEXEC: usize = 8;
 /// Moves a mount.
 pub const MS_MOVE: usize = 8192;
 
+/// Numbers of system calls (Linux, arch/x86/entry/syscalls/syscall_64.tbl).
+#[cfg(target_arch = "x86_64")]
 mod number {
     pub(super) const READ: usize = 0;
     pub(super) const WRITE: usize = 1;
@@ -32,29 +34,67 @@ mod number {
     pub(super) const BIND: usize = 49;
     pub(super) const EXECVE: usize = 59;
     pub(super) const CHDIR: usize = 80;
-    pub(super) const UNLINK: usize = 87;
     pub(super) const CHROOT: usize = 161;
     pub(super) const SYNC: usize = 162;
     pub(super) const MOUNT: usize = 165;
     pub(super) const REBOOT: usize = 169;
     pub(super) const GETDENTS64: usize = 217;
-    pub(super) const OPENAT: usize = 257;
     pub(super) const CLOCK_GETTIME: usize = 228;
+    pub(super) const OPENAT: usize = 257;
+    pub(super) const UNLINKAT: usize = 263;
     pub(super) const PPOLL: usize = 271;
     pub(super) const FINIT_MODULE: usize = 313;
 }
+
+/// Numbers of system calls (Linux, include/uapi/asm-generic/unistd.h).
+#[cfg(target_arch = "aarch64")]
+mod number {
+    pub(super) const UNLINKAT: usize = 35;
+    pub(super) const MOUNT: usize = 40;
+    pub(super) const CHDIR: usize = 49;
+    pub(super) const CHROOT: usize = 51;
+    pub(super) const OPENAT: usize = 56;
+    pub(super) const CLOSE: usize = 57;
+    pub(super) const GETDENTS64: usize = 61;
+    pub(super) const READ: usize = 63;
+    pub(super) const WRITE: usize = 64;
+    pub(super) const PREAD: usize = 67;
+    pub(super) const PPOLL: usize = 73;
+    pub(super) const SYNC: usize = 81;
+    pub(super) const CLOCK_GETTIME: usize = 113;
+    pub(super) const REBOOT: usize = 142;
+    pub(super) const SOCKET: usize = 198;
+    pub(super) const BIND: usize = 200;
+    pub(super) const EXECVE: usize = 221;
+    pub(super) const FINIT_MODULE: usize = 273;
+}
+
+/// The folder in which paths begin that do not begin with `/` (open(2)).
+const AT_FDCWD: usize = -100_isize as usize;
 
 /// # Safety
 /// The arguments are what the call demands: pointers to memory of the right size that lives as long as the call.
 unsafe fn call(number: usize, args: [usize; 5]) -> Result<usize, Errno> {
     let result: isize;
     // SAFETY: the kernel's calling convention (syscall(2)); the rest is the caller's contract.
+    #[cfg(target_arch = "x86_64")]
     unsafe {
         asm!(
             "syscall",
             inlateout("rax") number as isize => result,
             in("rdi") args[0], in("rsi") args[1], in("rdx") args[2], in("r10") args[3], in("r8") args[4],
             lateout("rcx") _, lateout("r11") _,
+            options(nostack)
+        );
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") args[0] as isize => result,
+            in("x1") args[1], in("x2") args[2], in("x3") args[3], in("x4") args[4],
             options(nostack)
         );
     }
@@ -81,11 +121,9 @@ impl File {
     }
 
     fn open(path: &CStr, access: usize) -> Result<Self, Errno> {
-        const AT_FDCWD: isize = -100;
         const O_CLOEXEC: usize = 0o2_000_000;
         // SAFETY: a C string.
-        unsafe { call(number::OPENAT, [AT_FDCWD as usize, address(path), access | O_CLOEXEC, 0, 0]) }
-            .map(Self)
+        unsafe { call(number::OPENAT, [AT_FDCWD, address(path), access | O_CLOEXEC, 0, 0]) }.map(Self)
     }
 
     /// Reads into `into`; answers how much.
@@ -194,7 +232,7 @@ pub fn change_root(path: &CStr) -> Result<(), Errno> {
 /// unlink(2). A file that stays only takes memory.
 pub fn remove(path: &CStr) {
     // SAFETY: a C string.
-    let _ = unsafe { call(number::UNLINK, [address(path), 0, 0, 0, 0]) };
+    let _ = unsafe { call(number::UNLINKAT, [AT_FDCWD, address(path), 0, 0, 0]) };
 }
 
 /// Milliseconds since the boot.

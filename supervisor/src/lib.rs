@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod clone;
+pub mod compare;
 mod error;
 pub mod host;
 pub mod identity;

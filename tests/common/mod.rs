@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 pub mod lan;
+pub mod saved;
 pub mod web;
 
 use std::fs;
@@ -391,6 +392,16 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// QEMU 7.2, as Debian 12 has it, with its own libraries, unpacked once into the user's cache.
+pub fn qemu_7_2() -> PathBuf {
+    let cache = supervisor::image::build::default_cache().expect("a cache folder");
+    let folder = cache.parent().unwrap().join("qemu-7.2-apart");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/qemu-7.2.sh");
+    let output = Command::new(script).arg(&folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    folder.join("qemu-system-x86_64")
+}
+
 /// A TCP port of the loopback address that is free now.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -411,4 +422,21 @@ pub fn http(port: u16, path: &str) -> String {
 pub fn stop_child(mut child: Child) {
     let _ = child.kill();
     let _ = child.wait();
+}
+
+/// ISC's dhclient of this host with its script and all that it is loaded with, as the guest may have other libraries.
+pub fn dhclient(folder: &Path) -> PathBuf {
+    let program = Path::new("/sbin/dhclient");
+    assert!(program.exists(), "there is no dhclient here: scripts/setup.sh --tests installs it");
+    let folder = folder.join("dhclient");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(program, folder.join("dhclient")).unwrap();
+    fs::copy("/sbin/dhclient-script", folder.join("script")).unwrap();
+    let listed = Command::new("ldd").arg(program).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for path in listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        fs::copy(path, folder.join(if name.starts_with("ld-") { "loader" } else { name })).unwrap();
+    }
+    folder
 }

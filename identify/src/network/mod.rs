@@ -13,7 +13,9 @@ use midge_identify::netlink::{Address, Message};
 use midge_identify::report::{Outcome, Report, State};
 use midge_identify::request::{MOST_NICS, Nic, Request};
 use midge_identify::text::Line;
+use midge_identify::texts;
 
+use crate::files;
 use crate::sys;
 use route::Route;
 
@@ -24,8 +26,8 @@ enum Manager {
     Networkd,
     /// dhclient(8), mostly by way of ifup(8).
     Dhclient(u32),
-    /// NetworkManager(8).
-    NetworkManager,
+    /// NetworkManager(8), which cannot be told here.
+    Other,
     /// Nobody that is known here.
     Nobody,
 }
@@ -39,8 +41,12 @@ struct Interface {
     manager: Manager,
     /// It has its address by DHCP.
     leased: bool,
-    /// What it had.
-    before: Option<Address>,
+    /// Its DHCP server knows it by its DUID.
+    duid: bool,
+    /// How many IPv4 addresses it had.
+    had: usize,
+    /// One that does not come of a lease: after this, two machines would have it.
+    is_set: bool,
     /// What it has.
     after: Option<Address>,
 }
@@ -77,12 +83,23 @@ impl Network {
 
     fn change(&mut self, request: &Request<'_>) -> Result<Line, Line> {
         let mut route = Route::open(0).map_err(|e| Line::of(format_args!("no rtnetlink socket: {e}")))?;
+        let failed = |what: &str, name: &Line, e| Line::of(format_args!("cannot {what} {}: {e}", name.str()));
         for (place, nic) in self.interfaces.iter_mut().zip(request.nics()) {
             let (index, name) = route.find(nic)?;
             let (manager, leased) = manager(index, name.str());
-            *place = Some(Interface { nic: *nic, index, name, manager, leased, before: None, after: None });
+            let duid = manager == Manager::Networkd && networkd::uses_duid(index);
+            // Before it is switched off: whoever manages it takes addresses away then.
+            let (mut had, mut permanent) = (0, 0);
+            let count = |address: Address| {
+                had += 1;
+                permanent += usize::from(address.is_permanent);
+            };
+            route.each_address(index, count).map_err(|e| failed("ask about", &name, e))?;
+            // A lease may be for ever too.
+            let is_set = has_set_ipv6(index) || if leased { permanent > 0 && had > 1 } else { had > 0 };
+            let nic = *nic;
+            *place = Some(Interface { nic, index, name, manager, leased, duid, had, is_set, after: None });
         }
-        let failed = |what: &str, name: &Line, e| Line::of(format_args!("cannot {what} {}: {e}", name.str()));
         let mut changed = Line::default();
         for interface in self.interfaces.iter_mut().flatten() {
             let Interface { index, name, .. } = interface;
@@ -90,7 +107,7 @@ impl Network {
             route
                 .ask(Message::set_mac(*index, interface.nic.new))
                 .map_err(|e| failed("set the address of", name, e))?;
-            interface.before = route.forget_addresses(*index).map_err(|e| failed("clear", name, e))?;
+            route.forget_addresses(*index).map_err(|e| failed("clear", name, e))?;
             let _ = write!(changed, "{} ", interface.name.str());
         }
         self.route = Some(route);
@@ -107,16 +124,17 @@ impl Network {
             return;
         }
         if self.mac.state == State::Failed {
-            self.switch_on();
+            // What is switched off stays so: on, it would speak as the machine that this one was.
             let why = Outcome::failed(format_args!("the link-layer address was not changed"));
             report.item("address", &why, 0);
             report.item("dhcp", &why, 0);
             return;
         }
         let start = sys::microseconds();
+        let mut asked = 0;
         // From here on no address that comes is missed.
         let (dhcp, address) = match Route::open(midge_identify::netlink::RTMGRP_IPV4_IFADDR) {
-            Ok(watch) => match self.renew(request, envp) {
+            Ok(watch) => match self.renew(request, envp).inspect(|_| asked = sys::microseconds() - start) {
                 Ok(how) if how.is_empty() => {
                     let none = Outcome::not_applicable(format_args!("no interface had an address"));
                     (none.clone(), none)
@@ -132,9 +150,9 @@ impl Network {
                 (failed.clone(), failed)
             }
         };
-        // Asking and waiting for the answer are one.
-        report.item("dhcp", &dhcp, 0);
-        report.item("address", &address, sys::microseconds() - start);
+        // The one is the asking, the other the waiting.
+        report.item("dhcp", &dhcp, asked);
+        report.item("address", &address, sys::microseconds() - start - asked);
         for address in self.interfaces.iter().flatten().filter_map(|interface| interface.after) {
             report.fact("address", format_args!("{}", core::net::Ipv4Addr::from(address.ip)));
         }
@@ -142,13 +160,20 @@ impl Network {
 
     /// Those that must get an address.
     fn wanting(&mut self) -> impl Iterator<Item = &mut Interface> {
-        let wants = |i: &&mut Interface| i.leased || i.before.is_some() || i.nic.address.is_some();
+        let wants = |i: &&mut Interface| i.leased || i.had > 0 || i.is_set || i.nic.address.is_some();
         self.interfaces.iter_mut().flatten().filter(wants)
     }
 
     /// Has addresses asked for; how, and nothing where none is wanted.
     fn renew(&mut self, request: &Request<'_>, envp: *const *const u8) -> Result<Line, Line> {
         let mut how = Line::default();
+        if let Some(set) = self.interfaces.iter().flatten().find(|interface| interface.is_set) {
+            // It stays switched off: on, there would be two machines of one address.
+            let name = set.name.str();
+            return Err(Line::of(format_args!(
+                "an address of {name} is set in the guest, not leased: it is another machine's too"
+            )));
+        }
         networkd::renew(
             self.interfaces.iter().flatten().filter(|interface| interface.manager == Manager::Networkd),
             request.duid,
@@ -160,7 +185,7 @@ impl Network {
                     self.switch_on_one(interface)?;
                     dhclient::restart(process, envp)?;
                 }
-                Manager::NetworkManager => {
+                Manager::Other => {
                     let name = interface.name.str();
                     return Err(Line::of(format_args!(
                         "NetworkManager manages {name}, which midge cannot have ask anew"
@@ -171,15 +196,10 @@ impl Network {
         }
         for interface in self.wanting() {
             let name = interface.name.str();
-            if !interface.leased && interface.nic.address.is_none() {
-                return Err(Line::of(format_args!(
-                    "the address of {name} is set in the guest, not leased: it is another machine's too"
-                )));
-            }
             let by = match interface.manager {
                 Manager::Networkd => "systemd-networkd",
                 Manager::Dhclient(_) => "dhclient",
-                Manager::NetworkManager | Manager::Nobody => "nobody",
+                Manager::Other | Manager::Nobody => "nobody",
             };
             let _ = write!(how, "{name} by {by} ");
         }
@@ -243,6 +263,12 @@ impl Network {
     }
 }
 
+/// Whether an interface has an IPv6 address that was set.
+fn has_set_ipv6(index: u32) -> bool {
+    let mut buffer = [0; 8192];
+    texts::has_set_ipv6(files::read_text(c"/proc/net/if_inet6", &mut buffer), index)
+}
+
 /// Who asks for an interface's addresses, and whether it has one by DHCP.
 fn manager(index: u32, name: &str) -> (Manager, bool) {
     if networkd::manages(index) {
@@ -252,7 +278,7 @@ fn manager(index: u32, name: &str) -> (Manager, bool) {
         return (Manager::Dhclient(process), true);
     }
     if sys::exists(c"/run/NetworkManager/devices") {
-        return (Manager::NetworkManager, true);
+        return (Manager::Other, true);
     }
     (Manager::Nobody, false)
 }

@@ -31,6 +31,19 @@ pub(super) fn has_lease(index: u32) -> bool {
         == Ok(true)
 }
 
+/// Whether a server knows the interface by its DUID: in DHCPv4, where the client's id is of that type (RFC 4361, 6.1), and in DHCPv6
+/// always.
+pub(super) fn uses_duid(index: u32) -> bool {
+    let mut buffer = [0; 4096];
+    let lease = Line::of(format_args!("/run/systemd/netif/leases/{index}"));
+    let lease = lease.c_str().map_or("", |path| files::read_text(path, &mut buffer));
+    if texts::value(lease, "CLIENTID").is_some_and(|id| id.starts_with("ff")) {
+        return true;
+    }
+    let mut buffer = [0; 8192];
+    texts::has_dhcpv6(files::read_text(c"/proc/net/if_inet6", &mut buffer), index)
+}
+
 fn link_file(index: u32, buffer: &mut [u8]) -> &str {
     match Line::of(format_args!("/run/systemd/netif/links/{index}")).c_str() {
         Some(path) => files::read_text(path, buffer),
@@ -50,7 +63,7 @@ pub(super) fn renew<'a>(
         let mut buffer = [0; 4096];
         let network = texts::value(link_file(interface.index, &mut buffer), "NETWORK_FILE");
         let told = match (network, duid) {
-            (Some(network), Some(duid)) => write_duid(network, duid)?,
+            (Some(network), Some(duid)) => write_duid(network, duid)? && interface.duid,
             _ => false,
         };
         let bus = match &mut bus {
@@ -58,15 +71,18 @@ pub(super) fn renew<'a>(
             None => bus.insert(Bus::connect()?),
         };
         if changed || told {
+            // It configures anew what has another configuration now.
             bus.call("Reload", None)?;
+        } else {
+            bus.call("ReconfigureLink", i32::try_from(interface.index).ok())?;
         }
-        bus.call("ReconfigureLink", i32::try_from(interface.index).ok())?;
     }
     Ok(())
 }
 
 /// The DUID is made of the machine-id when networkd starts, and starting it anew takes an emulated guest half a second. So it is set
-/// for the interface instead, in a file that the next boot does not see: then the machine-id is the new one anyway.
+/// for the interface instead, in a file that the next boot does not see: then the machine-id is the new one anyway. Having networkd read
+/// its files costs a good part of the whole, so it does where the interface is known by its DUID; elsewhere whenever it next does.
 fn write_duid(network: &str, duid: &str) -> Result<bool, Line> {
     let Some(name) = network.rsplit('/').next().filter(|name| name.ends_with(".network")) else {
         return Ok(false);
@@ -89,7 +105,7 @@ fn write_duid(network: &str, duid: &str) -> Result<bool, Line> {
 
 /// Writes the new link-layer address for the old one where a configuration is chosen by it.
 fn rename_in_files(interface: &Interface) -> Result<bool, Line> {
-    let (old, new) = (mac_text(interface.nic.old), mac_text(interface.nic.new));
+    let (old, new) = (texts::mac(interface.nic.old), texts::mac(interface.nic.new));
     let mut changed = false;
     let mut problem = None;
     for folder in FOLDERS {
@@ -117,10 +133,6 @@ fn rename_in_files(interface: &Interface) -> Result<bool, Line> {
         });
     }
     problem.map_or(Ok(changed), Err)
-}
-
-fn mac_text([a, b, c, d, e, f]: [u8; 6]) -> Text<18> {
-    Text::of(format_args!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
 }
 
 /// A connection to the system bus.

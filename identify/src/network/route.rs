@@ -5,13 +5,15 @@ use midge_identify::netlink::{
 };
 use midge_identify::request::Nic;
 use midge_identify::text::Line;
+use midge_identify::texts;
 
 use crate::sys::{Errno, File};
 
 /// How long the kernel may take to answer, in milliseconds: it answers at once.
 const PATIENCE: u64 = 5000;
-/// Room for a datagram: the kernel sends at most this much at a time to a socket that was not asked with more (netlink(7)).
-const DATAGRAM: usize = 32 << 10;
+/// Room for a datagram: the kernel makes those of a dump two pages long, or as long as one interface needs (Linux,
+/// net/netlink/af_netlink.c, `netlink_dump`).
+const DATAGRAM: usize = 16 << 10;
 const ETIMEDOUT: Errno = Errno(110);
 const EPROTO: Errno = Errno(71);
 
@@ -49,32 +51,34 @@ impl Route {
         if let Err(e) = read {
             return Err(Line::of(format_args!("cannot list the interfaces: {e}")));
         }
-        let [a, b, c, d, e, f] = nic.old;
-        found.map(|(index, name, _)| (index, name)).ok_or_else(|| {
-            Line::of(format_args!("no interface is {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+        found
+            .map(|(index, name, _)| (index, name))
+            .ok_or_else(|| Line::of(format_args!("no interface is {}", texts::mac(nic.old).str())))
+    }
+
+    /// Hands each IPv4 address of an interface over.
+    pub(super) fn each_address(&self, interface: u32, mut what: impl FnMut(Address)) -> Result<(), Errno> {
+        self.0.write(Message::addresses().bytes())?;
+        self.answers(|kind, body| {
+            let address = Address::of(body).filter(|a| kind == RTM_NEWADDR && a.interface == interface);
+            address.into_iter().for_each(&mut what);
         })
     }
 
-    /// Takes an interface's IPv4 addresses from it, and answers one of them. Those of IPv6 went when it was switched off.
-    pub(super) fn forget_addresses(&self, interface: u32) -> Result<Option<Address>, Errno> {
-        let mut had = None;
+    /// Takes an interface's IPv4 addresses from it. Those of IPv6 went when it was switched off.
+    pub(super) fn forget_addresses(&self, interface: u32) -> Result<(), Errno> {
         // Each round removes one; a machine with more of them than this is not put in order by one more round.
         for _ in 0..64 {
             let mut next = None;
-            self.0.write(Message::addresses().bytes())?;
-            self.answers(|kind, body| {
-                let address = Address::of(body).filter(|a| kind == RTM_NEWADDR && a.interface == interface);
-                next = next.or(address);
-            })?;
+            self.each_address(interface, |address| next = next.or(Some(address)))?;
             let Some(address) = next else { break };
-            had = had.or(Some(address));
             match self.ask(Message::forget(&address)) {
                 // Whoever manages the interface may have been quicker.
                 Ok(()) | Err(Errno(EADDRNOTAVAIL)) => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok(had)
+        Ok(())
     }
 
     /// Waits for addresses that come, for at most so many milliseconds.

@@ -10,9 +10,7 @@ pub(super) mod number {
     pub(crate) const READ: usize = 0;
     pub(crate) const WRITE: usize = 1;
     pub(crate) const CLOSE: usize = 3;
-    pub(crate) const LSEEK: usize = 8;
     pub(crate) const IOCTL: usize = 16;
-    pub(crate) const PREAD: usize = 17;
     pub(crate) const PWRITE: usize = 18;
     pub(crate) const SOCKET: usize = 41;
     pub(crate) const CONNECT: usize = 42;
@@ -53,10 +51,8 @@ pub(super) mod number {
     pub(crate) const OPENAT: usize = 56;
     pub(crate) const CLOSE: usize = 57;
     pub(crate) const GETDENTS64: usize = 61;
-    pub(crate) const LSEEK: usize = 62;
     pub(crate) const READ: usize = 63;
     pub(crate) const WRITE: usize = 64;
-    pub(crate) const PREAD: usize = 67;
     pub(crate) const PWRITE: usize = 68;
     pub(crate) const PPOLL: usize = 73;
     pub(crate) const READLINKAT: usize = 78;

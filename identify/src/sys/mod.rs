@@ -76,10 +76,16 @@ impl File {
         unsafe { call(number::READ, [self.0, into.as_mut_ptr().addr(), into.len(), 0, 0]) }
     }
 
-    /// Reads at a place.
-    pub fn read_at(&self, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
-        // SAFETY: memory of that length.
-        unsafe { call(number::PREAD, [self.0, into.as_mut_ptr().addr(), into.len(), offset as usize, 0]) }
+    /// Reads until its end, or until there is no more room.
+    pub fn read_all<'a>(&self, into: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+        let mut length = 0;
+        while length < into.len() {
+            match self.read(&mut into[length..])? {
+                0 => break,
+                more => length += more,
+            }
+        }
+        Ok(&into[..length])
     }
 
     /// Writes everything.
@@ -97,13 +103,6 @@ impl File {
         // SAFETY: memory of that length.
         let written = unsafe { call(number::PWRITE, [self.0, bytes.as_ptr().addr(), bytes.len(), 0, 0]) }?;
         if written == bytes.len() { Ok(()) } else { Err(Errno(5)) }
-    }
-
-    /// The file's size in bytes (lseek(2), `SEEK_END`).
-    pub fn size(&self) -> Result<u64, Errno> {
-        const SEEK_END: usize = 2;
-        // SAFETY: no pointers.
-        unsafe { call(number::LSEEK, [self.0, 0, SEEK_END, 0, 0]) }.map(|size| size as u64)
     }
 
     /// Entries of a folder (getdents64(2)).
@@ -176,6 +175,12 @@ impl Drop for File {
         // SAFETY: it is ours, and used no more.
         let _ = unsafe { call(number::CLOSE, [self.0, 0, 0, 0, 0]) };
     }
+}
+
+/// What comes on standard input.
+pub fn input(into: &mut [u8]) -> Result<&[u8], Errno> {
+    // It is not ours to close.
+    core::mem::ManuallyDrop::new(File(0)).read_all(into)
 }
 
 /// Writes on standard output.

@@ -166,11 +166,19 @@ impl Agent {
         self.wait(pid, Deadline::after(deadline)).await
     }
 
+    /// How a program ended; nothing while it runs. The agent tells each end only once.
+    pub async fn exec_status(&self, pid: Pid, deadline: Duration) -> Result<Option<ExecStatus>, Error> {
+        self.status(pid, Deadline::after(deadline)).await
+    }
+
+    async fn status(&self, pid: Pid, deadline: Deadline) -> Result<Option<ExecStatus>, Error> {
+        status_from(self.call("guest-exec-status", json!({"pid": pid.0}), deadline).await?)
+    }
+
     async fn wait(&self, pid: Pid, deadline: Deadline) -> Result<ExecStatus, Error> {
         let mut pause = PAUSE_MIN;
         loop {
-            let value = self.call("guest-exec-status", json!({"pid": pid.0}), deadline).await?;
-            if let Some(status) = status_from(value)? {
+            if let Some(status) = self.status(pid, deadline).await? {
                 return Ok(status);
             }
             deadline.pause("guest-exec-status", Instant::now() + pause).await?;

@@ -1,6 +1,7 @@
 //! The command line: one set of definitions, from which parsing, help, completions and man pages come.
 
 mod clone;
+mod compare;
 mod image;
 mod net;
 mod pool;
@@ -14,6 +15,7 @@ use std::ffi::OsString;
 use clap::{Args, Parser, ValueEnum};
 
 pub(super) use clone::*;
+pub(super) use compare::CompareArgs;
 pub(super) use image::*;
 pub(super) use net::*;
 pub(super) use pool::*;

@@ -4,6 +4,7 @@ mod attach;
 mod clone;
 mod cloud_init;
 mod cmdline;
+mod compare;
 mod console;
 mod cp;
 mod create;
@@ -70,6 +71,7 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Pool(verb) => pool::pool(context, &verb),
         Verb::Image(verb) => image::image(context, &verb),
         Verb::Net(verb) => net::net(context, &verb),
+        Verb::Compare(args) => compare::compare(context, &args),
         Verb::Doctor(args) => doctor::doctor(context, args.output),
         Verb::Gc(args) => gc::gc(context, &args),
         Verb::Completions(args) => pages::completions(args.shell),

@@ -75,6 +75,12 @@ impl Evidence {
         sections
     }
 
+    /// The last lines of the guest's alone.
+    pub(super) fn of_guest(&mut self) -> Vec<String> {
+        let guests = self.sections().into_iter().find(|section| !section.title.starts_with(QEMU));
+        guests.map(|section| section.lines).unwrap_or_default()
+    }
+
     /// The last lines of each.
     pub(super) fn sections(&mut self) -> Vec<Section> {
         self.refresh();

@@ -10,16 +10,20 @@ use super::interrupt::Pipe as Signals;
 use super::output::Voice;
 use super::{names, output, snapshots};
 use crate::image::build::{self, BuildError, BuildRequest, Progress};
+use crate::image::busybox;
 use crate::image::contents::Firmware;
 use crate::image::cow::{self, Cow, CowError};
 use crate::image::overlay::OverlayError;
-use crate::image::{self, Image, ImageError, ImageName, ImageStore, Listing, Manifest, Pruned, pull};
+use crate::image::{
+    self, Image, ImageError, ImageName, ImageStore, Listing, Manifest, Pruned, pull, vmlinux,
+};
+use crate::initrd;
 use crate::machine::DiskFormat;
 use crate::spec::{Arch, Size};
 use crate::store::StoreError;
 
 /// Images that midge knows how to build.
-const BUILDABLE: [&str; 2] = ["debian:12", "debian:13"];
+const BUILDABLE: [&str; 3] = ["debian:12", "debian:13", busybox::NAME];
 /// What `debian` means when no Debian is there.
 const DEBIAN: &str = "debian:12";
 
@@ -71,7 +75,11 @@ pub(super) fn find(context: &Context, name: &str, may_build: bool) -> Result<Ima
     }
     if may_build && BUILDABLE.contains(&whole) {
         context.voice.note(format_args!("there is no image `{whole}` yet: building it, once"));
-        return build(context, &request(whole)?);
+        return if whole == busybox::NAME {
+            build_busybox(context, false)
+        } else {
+            build(context, &request(whole)?)
+        };
     }
     let failed = Failed::new(ExitKind::NotFound, format!("there is no image `{name}`"));
     let all = known.iter().copied().chain(BUILDABLE).collect::<Vec<_>>();
@@ -97,6 +105,15 @@ pub(super) fn build_named(context: &Context, args: &ImageBuildArgs) -> Result<Im
     if as_usual && let Ok(image) = store(context)?.get(whole) {
         context.voice.note(format_args!("the image `{whole}` is there already; --rebuild makes it anew"));
         return Ok(image);
+    }
+    if whole == busybox::NAME {
+        if special {
+            let text = format!(
+                "`{whole}` is built of Debian's kernel and BusyBox alone, and takes no flag but --rebuild"
+            );
+            return Err(Failed::new(ExitKind::Usage, text));
+        }
+        return build_busybox(context, args.rebuild);
     }
     let usual = request(whole)?;
     let (with, mirror) = (args.with.clone(), args.mirror.clone());
@@ -127,6 +144,26 @@ fn build(context: &Context, request: &BuildRequest) -> Result<Image, Failed> {
     let built = build::build(&store(context)?, &cache(), request, Some(signals.as_fd()), &mut |progress| {
         shown.show(&progress);
     });
+    shown.end();
+    built.map_err(build_failed)
+}
+
+/// Builds the smallest Linux, of the kernel of the Debian image, which is built first where it is missing.
+fn build_busybox(context: &Context, fresh: bool) -> Result<Image, Failed> {
+    let debian = find(context, DEBIAN, true)?;
+    let signals =
+        Signals::catch().map_err(|e| Failed::io("cannot look out for Ctrl-C during the build", e))?;
+    let mut shown = ProgressLine::new(context.voice);
+    let built = build::build_busybox(
+        &store(context)?,
+        &cache(),
+        &debian,
+        fresh,
+        Some(signals.as_fd()),
+        &mut |progress| {
+            shown.show(&progress);
+        },
+    );
     shown.end();
     built.map_err(build_failed)
 }
@@ -214,14 +251,27 @@ pub(super) fn prune(context: &Context, dry: bool) -> Result<Vec<Pruned>, Failed>
     Ok(store(context)?.prune(|path| used.iter().any(|used| used == path), dry)?)
 }
 
-/// As [`prune`], and cut-off downloads and outdated builds too.
+/// As [`prune`], and cut-off downloads, outdated builds, small initial RAM disks and unpacked kernels too.
 pub(super) fn prune_all(context: &Context, dry: bool) -> Result<Vec<Pruned>, Failed> {
     let mut pruned = prune(context, dry)?;
     pruned.extend(
         pull::sweep(&downloads(context)?, dry).map_err(|e| Failed::io("cannot clear the downloads", e))?,
     );
     pruned.extend(build::prune_cache(&cache(), dry)?);
+    pruned.extend(prune_made(context, dry)?);
     Ok(pruned)
+}
+
+/// Removes the small initial RAM disks and unpacked kernels that neither an image nor a VM needs any more.
+fn prune_made(context: &Context, dry: bool) -> Result<Vec<Pruned>, Failed> {
+    let mut images: Vec<Manifest> = users(context)?.into_iter().map(|(_, manifest)| manifest).collect();
+    images.extend(store(context)?.list()?.images.into_iter().map(|image| image.manifest));
+    let home = context.home()?;
+    let initrds =
+        initrd::prune(home, &images, dry).map_err(|e| Failed::io("cannot clear the initial RAM disks", e))?;
+    let kernels =
+        vmlinux::prune(home, &images, dry).map_err(|e| Failed::io("cannot clear the kernels", e))?;
+    Ok(initrds.into_iter().chain(kernels).collect())
 }
 
 /// Where downloads lie until they are whole: on the file system of the store, to become a part of it by a link.

@@ -106,7 +106,13 @@ pub fn make(
         *net = match net {
             Net::User { .. } => Net::User { forwards: Vec::new(), mac: None },
             Net::Nat { .. } => Net::Nat { forwards: Vec::new(), mac: None, ip: None },
-            Net::Bridge { bridge, .. } => Net::Bridge { bridge: bridge.clone(), mac: None },
+            Net::Bridge { bridge, .. } => Net::Bridge {
+                bridge: bridge.clone(),
+                mac: None,
+                ip: None,
+                gateway: None,
+                dns: Vec::new(),
+            },
             Net::None { .. } => Net::None { mac: None },
         };
     }

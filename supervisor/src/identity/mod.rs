@@ -1,8 +1,9 @@
 //! An identity of its own for a guest that was resumed from another's memory, given in the guest through its agent.
 //!
-//! One program is sent and run ([`request`]): a static one of a few tens of kilobytes, which does its work by system calls
-//! (`identify/` at the root). It needs an agent that may run programs, `/bin/sh`, `install` and a `/run` that programs may be run from. What
-//! it answers ([`Report`]) comes out of a guest, which may lie; who has to be sure that two guests differ looks at them from outside.
+//! One program does it, a static one of a few tens of kilobytes, by system calls (`identify/` at the root). [`prepare`] puts it into a guest
+//! ahead of time, best before its snapshot is taken: every resumed guest then has it, and [`apply`] starts one process in it. That needs an
+//! agent that may run programs and a `/run` that programs may be run from, and preparing also `/bin/sh` and `install`. What the program
+//! answers ([`Report`]) comes out of a guest, which may lie; who has to be sure that two guests differ looks at them from outside.
 //!
 //! docs/identity.md says what each item means.
 
@@ -13,7 +14,7 @@ mod wanted;
 
 use std::time::Duration;
 
-use ::qmp::agent::{Agent, Exec, Exit};
+use ::qmp::agent::{Agent, Exec, ExecStatus, Exit, Pid};
 use tokio::time::Instant;
 
 pub use clock::ClockOffset;
@@ -22,8 +23,12 @@ pub use wanted::{Nic, RandomSeed, Renew, Wanted};
 
 use crate::spec::Arch;
 
-/// Puts the program in its place and becomes it. `install` sets the permissions as it writes: no second process for that.
-const SCRIPT: &str = r#"trap 'rm -f "$0"' EXIT; install -m 700 /dev/stdin "$0" && exec "$0""#;
+/// Puts the program in its place: whole, or not at all.
+const SCRIPT: &str = r#"install -m 700 /dev/stdin "$0.new" && mv -f "$0.new" "$0""#;
+/// The first pause before it is asked whether the program has ended.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How much of what a guest says of a failure is passed on, in letters.
 const LONGEST_REASON: usize = 300;
 
@@ -77,18 +82,17 @@ pub async fn apply(
     let left = || until.saturating_duration_since(Instant::now());
     let before = if wanted.clock { Some(clock::offset(agent, until).await?) } else { None };
     let forward = before.map(|offset| offset.us.saturating_neg().saturating_mul(1000));
-    let path = format!("/run/midge-identity-{}", uuid::Uuid::new_v4().simple());
-    let file = request::file(arch, wanted, forward)?;
-    let exec = Exec::new("/bin/sh").args(["-c", SCRIPT, &path]).stdin(file);
-    let pid = agent.exec(&exec, left()).await?;
-    let status = agent.exec_wait(pid, left()).await?;
-    if status.exit != Exit::Code(0) {
-        let how = match status.exit {
-            Exit::Code(code) => format!("exit status {code}"),
-            Exit::Signal(signal) => format!("signal {signal}"),
-        };
-        return Err(IdentityError::Program { how, said: reason(&status.stderr, &status.stdout) });
-    }
+    let program = request::program(arch)?;
+    let exec = Exec::new(request::path(program)).stdin(request::request(wanted, forward)?);
+    let pid = match agent.exec(&exec, left()).await {
+        // Most often because it is not there.
+        Err(::qmp::Error::Qemu { .. }) => {
+            prepare(agent, arch, left()).await?;
+            agent.exec(&exec, left()).await?
+        }
+        started => started?,
+    };
+    let status = ended(agent, pid, until).await?;
     let mut report = Report::read(&status.stdout, wanted)?;
     if let Some(before) = before {
         let after = clock::offset(agent, until).await?;
@@ -102,6 +106,38 @@ pub async fn apply(
         }
     }
     Ok(report)
+}
+
+/// Puts the program for [`apply`] into a guest, for as long as that is not booted anew.
+pub async fn prepare(agent: &Agent, arch: Arch, deadline: Duration) -> Result<(), IdentityError> {
+    let until = Instant::now() + deadline;
+    let program = request::program(arch)?;
+    let exec = Exec::new("/bin/sh").args(["-c", SCRIPT, &request::path(program)]).stdin(program);
+    let pid = agent.exec(&exec, deadline).await?;
+    ended(agent, pid, until).await.map(drop)
+}
+
+/// Waits for the end of a program, which must be a good one.
+///
+/// Each question costs a slow guest milliseconds, in its agent and in its log, and the answers come the later: so they are few, the next
+/// when half as much time again has passed.
+async fn ended(agent: &Agent, pid: Pid, until: Instant) -> Result<ExecStatus, IdentityError> {
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    let status = loop {
+        tokio::time::sleep_until(until.min(Instant::now() + pause)).await;
+        let left = until.saturating_duration_since(Instant::now());
+        if let Some(status) = agent.exec_status(pid, left).await? {
+            break status;
+        }
+        pause = (start.elapsed() / 2).clamp(FIRST_PAUSE / 2, LONGEST_PAUSE);
+    };
+    let how = match status.exit {
+        Exit::Code(0) => return Ok(status),
+        Exit::Code(code) => format!("exit status {code}"),
+        Exit::Signal(signal) => format!("signal {signal}"),
+    };
+    Err(IdentityError::Program { how, said: reason(&status.stderr, &status.stdout) })
 }
 
 /// A guest's words for a failure, as they may be shown.

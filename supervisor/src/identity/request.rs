@@ -1,10 +1,11 @@
-//! The program that runs in the guest, with a request behind it, as one file (`identify/src/request.rs` has the format).
+//! The program that runs in the guest, and the request that it reads (`identify/src/request.rs` has the format).
 
 use std::hash::Hasher;
 
 use uuid::Uuid;
 
 use super::{IdentityError, Wanted};
+use crate::image::digest;
 use crate::spec::Arch;
 
 #[cfg(identify_x86_64)]
@@ -20,24 +21,22 @@ const PROGRAM_AARCH64: &[u8] = &[];
 const MOST_NICS: usize = 8;
 const LONGEST: usize = 16 << 10;
 
-/// The file. `clock` is what the guest's clock is to be put forward by, in nanoseconds.
-pub(super) fn file(arch: Arch, wanted: &Wanted, clock: Option<i64>) -> Result<Vec<u8>, IdentityError> {
+/// The program for guests of this architecture.
+pub(super) fn program(arch: Arch) -> Result<&'static [u8], IdentityError> {
     let program = match arch {
         Arch::X86_64 => PROGRAM_X86_64,
         Arch::Aarch64 => PROGRAM_AARCH64,
     };
-    if program.is_empty() {
-        return Err(IdentityError::NoProgram(arch));
-    }
-    let request = request(wanted, clock)?;
-    let mut file = Vec::with_capacity(program.len() + request.len() + 8);
-    file.extend_from_slice(program);
-    file.extend_from_slice(&request);
-    file.extend_from_slice(&(request.len() as u64).to_le_bytes());
-    Ok(file)
+    if program.is_empty() { Err(IdentityError::NoProgram(arch)) } else { Ok(program) }
 }
 
-fn request(wanted: &Wanted, clock: Option<i64>) -> Result<Vec<u8>, IdentityError> {
+/// Where it is in a guest. Another version's is elsewhere.
+pub(super) fn path(program: &[u8]) -> String {
+    format!("/run/midge-identify-{:.16}", digest::of_bytes(program))
+}
+
+/// The request. `clock` is what the guest's clock is to be put forward by, in nanoseconds.
+pub(super) fn request(wanted: &Wanted, clock: Option<i64>) -> Result<Vec<u8>, IdentityError> {
     let mut request = Vec::new();
     let mut field = |name: &str, value: &[u8]| {
         request.extend_from_slice(format!("{name} {}\n", value.len()).as_bytes());
@@ -121,15 +120,5 @@ mod tests {
         assert_eq!(request(&wanted, None).unwrap(), expected);
         let wanted = Wanted { nics: vec![nic; MOST_NICS + 1], ..Wanted::default() };
         assert!(matches!(request(&wanted, None), Err(IdentityError::TooMuch(_))));
-    }
-
-    #[test]
-    fn the_file_ends_with_the_request_and_its_length() {
-        let wanted = Wanted { hostname: Some("web".to_owned()), ..Wanted::default() };
-        let Ok(file) = file(Arch::X86_64, &wanted, None) else {
-            assert!(PROGRAM_X86_64.is_empty(), "there is no program only where it cannot be built");
-            return;
-        };
-        assert!(file.starts_with(b"\x7fELF") && file.ends_with(b"hostname 3\nweb\n\x0f\0\0\0\0\0\0\0"));
     }
 }

@@ -186,15 +186,56 @@ async fn lies_are_errors() {
 }
 
 #[tokio::test]
-async fn a_program_that_cannot_run_says_why() {
+async fn a_program_that_fails_says_why() {
     use base64::Engine as _;
-    let err = base64::engine::general_purpose::STANDARD.encode("sh: 1: exec: /run/x: Permission denied\n");
-    let failed = json!({ "exited": true, "exitcode": 126, "err-data": err });
+    let err = base64::engine::general_purpose::STANDARD.encode("a fault of its own\n");
+    let failed = json!({ "exited": true, "exitcode": 1, "err-data": err });
     let mut answers = good(0, 0);
     let answer = |command: &str| {
         if command == "guest-exec-status" { Some(failed.clone()) } else { answers(command) }
     };
     let error = with(answer, DEADLINE).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("exit status 126") && text.contains("Permission denied"), "{text}");
+    assert!(text.contains("exit status 1") && text.contains("a fault of its own"), "{text}");
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_put_there_first() {
+    let (agent, mut peer) = Peer::new();
+    let serving = async {
+        let mut answers = good(0, 0);
+        let mut started = Vec::new();
+        while let Some(command) = peer.hear().await {
+            let name = command["execute"].as_str().unwrap().to_owned();
+            let path = command["arguments"]["path"].as_str().unwrap_or_default().to_owned();
+            if name != "guest-exec" {
+                peer.answer(&answers(&name).unwrap()).await;
+                continue;
+            }
+            started.push(path);
+            if started.len() == 1 {
+                let refused =
+                    json!({ "error": { "class": "GenericError", "desc": "No such file or directory" } });
+                peer.stream.write_all(format!("{refused}\n").as_bytes()).await.unwrap();
+            } else {
+                peer.answer(&json!({ "pid": started.len() })).await;
+            }
+            if started.len() == 3 {
+                let status = peer.hear().await.unwrap();
+                assert_eq!(status["execute"], "guest-exec-status");
+                peer.answer(&ended(ANSWER)).await;
+                peer.hear().await.unwrap();
+                peer.answer(&time(0)).await;
+                peer.hear().await.unwrap();
+                peer.answer(&time(0)).await;
+                break;
+            }
+        }
+        started
+    };
+    let wanted = wanted();
+    let (report, started) = tokio::join!(apply(&agent, Arch::host(), &wanted, DEADLINE), serving);
+    assert!(report.unwrap().confirmed());
+    assert_eq!(started[0], started[2]);
+    assert_eq!(started[1], "/bin/sh");
 }

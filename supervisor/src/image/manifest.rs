@@ -65,6 +65,9 @@ pub struct Manifest {
     /// The guest has cloud-init.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cloud_init: bool,
+    /// The guest's systemd-networkd takes networks from credentials.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub network_credentials: bool,
     /// The sign of readiness that fits this image, in `--wait` syntax.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
@@ -282,7 +285,7 @@ impl Manifest {
     }
 
     /// One of which nothing else is known.
-    pub(super) fn bare(name: String, kind: Kind, arch: Arch, created: String, source: String) -> Self {
+    pub(crate) fn bare(name: String, kind: Kind, arch: Arch, created: String, source: String) -> Self {
         Self {
             schema: MANIFEST_SCHEMA,
             name,
@@ -298,6 +301,7 @@ impl Manifest {
             ssh: false,
             systemd: None,
             cloud_init: false,
+            network_credentials: false,
             os: None,
             firmware: None,
             ready: None,

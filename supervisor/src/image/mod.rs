@@ -5,6 +5,7 @@
 //! [`overlay`], and [`kernel`] judges kernel files that users bring along.
 
 pub mod build;
+pub mod busybox;
 pub mod contents;
 pub mod cow;
 pub(crate) mod digest;
@@ -20,11 +21,13 @@ pub mod packed;
 pub mod pull;
 mod sparse;
 mod store;
+pub mod vmlinux;
 
 pub use error::ImageError;
 pub use kernel::{KernelError, KernelFormat, inspect_kernel};
 pub use manifest::{Draft, FirmwareBoot, Image, ImageDisk, MANIFEST_SCHEMA, Manifest, Origin, Part};
 pub use name::{ImageName, ImageNameError};
+pub(crate) use store::prune_folder;
 pub use store::{Embedded, ImageStore, Listing, Pruned};
 
 use crate::spec::Arch;

@@ -62,6 +62,34 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
+/// Removes the files of a folder of which `keep` does not want to keep any, or only says which where `dry` is set. A folder that is not
+/// there has none.
+pub(crate) fn prune_folder(
+    folder: &Path,
+    keep: impl Fn(&Path) -> bool,
+    dry: bool,
+) -> io::Result<Vec<Pruned>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut pruned = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        if keep(&path) {
+            continue;
+        }
+        let bytes = entry.metadata()?.len();
+        if !dry {
+            fs::remove_file(&path)?;
+        }
+        pruned.push(Pruned { path, bytes });
+    }
+    pruned.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(pruned)
+}
+
 impl ImageStore {
     /// The store in `home` (`$MIDGE_HOME`), which need not exist yet.
     #[must_use]

@@ -11,7 +11,7 @@ mod refill;
 
 use std::io;
 
-pub use refill::{Refilled, clear, fill, memory_of, refill};
+pub use refill::{Refilled, clear, fill, leftovers, memory_of, refill};
 
 use crate::clone::CloneError;
 use crate::snapshot::SnapshotError;

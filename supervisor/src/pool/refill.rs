@@ -192,6 +192,25 @@ pub fn clear(home: &Home, pool: &PoolDir) -> Result<usize, PoolError> {
     Ok(spares.len())
 }
 
+/// The names of the spares that killed processes have left, which are removed unless this is a dry run: those without a supervisor, and all
+/// of a pool that there is no more. None where somebody else is at work there.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn leftovers(home: &Home, pool: &PoolDir, dry: bool) -> Result<Vec<String>, PoolError> {
+    let Some(_lock) = pool.try_lock()? else { return Ok(Vec::new()) };
+    let removed = pool.record()?.is_none();
+    let mut left = pool.spares()?;
+    left.retain(|spare| removed || !matches!(spare.status(), Status::Supervised(_)));
+    if !dry {
+        left.iter().try_for_each(|spare| end(home, spare))?;
+        if removed {
+            pool.remove()?;
+        }
+    }
+    Ok(left.iter().map(|spare| spare.name().to_owned()).collect())
+}
+
 /// Ends a spare, unless somebody has claimed it meanwhile, and removes it.
 fn end(home: &Home, spare: &VmDir) -> Result<(), PoolError> {
     match spare.status() {

@@ -2,13 +2,14 @@
 //!
 //! systemd 252 takes little by credentials of its own: SSH keys for root (`ssh.authorized_keys.root`), and lines for
 //! systemd-sysusers(8) and systemd-tmpfiles(8), which run before `sysinit.target` and thus before any ordinary service. Everything
-//! else is told in their lines.
+//! else is told in their lines, but for networks: `network.network.NAME`, which systemd-network-generator(8) makes a file of
+//! systemd.network(5) from since systemd 256, as a unit in the images that midge builds does for systemd 252.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::Told;
-use crate::spec::{Kind, VmSpec};
+use crate::spec::{Kind, Mac, Net, VmSpec};
 
 /// The SSH keys of root: systemd's own tmpfiles.d/provision.conf writes them where no such file is yet.
 const KEYS: &str = "ssh.authorized_keys.root";
@@ -16,19 +17,35 @@ const KEYS: &str = "ssh.authorized_keys.root";
 const FILES: &str = "tmpfiles.extra";
 /// Lines of sysusers.d(5).
 const USERS: &str = "sysusers.extra";
+/// Files of systemd.network(5). The first that matches an interface counts, in the order of their names: before netplan's, which are
+/// `10-netplan-*`. (QEMU's fw_cfg takes names of at most 55 bytes, docs/specs/fw_cfg.rst, and 27 stand before this one.)
+const NETWORKS: &str = "network.network.05-midge";
 
 /// The names of the credentials for a VM.
 #[must_use]
-pub fn names(spec: &VmSpec) -> Vec<&'static str> {
-    let mut names = vec![KEYS, FILES];
-    names.extend(spec.user.as_ref().map(|_| USERS));
+pub fn names(spec: &VmSpec) -> Vec<String> {
+    let mut names = vec![KEYS.to_owned(), FILES.to_owned()];
+    names.extend(spec.user.as_ref().map(|_| USERS.to_owned()));
+    let fixed = spec.nets.iter().enumerate().filter(|(_, net)| net.fixed_address().is_some());
+    names.extend(fixed.map(|(index, _)| format!("{NETWORKS}{index}")));
     names
 }
 
 /// The credentials, in the order of [`names`].
-pub(super) fn contents(told: &Told<'_>) -> Vec<(&'static str, Vec<u8>)> {
-    let texts = [authorized_keys(told), tmpfiles(told), sysusers(told)];
-    names(told.spec).into_iter().zip(texts.map(String::into_bytes)).collect()
+pub(super) fn contents(told: &Told<'_>) -> Vec<(String, Vec<u8>)> {
+    let mut texts = vec![authorized_keys(told), tmpfiles(told)];
+    texts.extend(told.spec.user.as_ref().map(|user| sysusers(user)));
+    texts.extend(told.spec.nets.iter().zip(told.macs).filter_map(|(net, mac)| network(net, *mac)));
+    names(told.spec).into_iter().zip(texts.into_iter().map(String::into_bytes)).collect()
+}
+
+/// The file for an interface with a fixed address; none for others, which the image's own file lets ask by DHCP.
+fn network(net: &Net, mac: Mac) -> Option<String> {
+    let Net::Bridge { ip: Some(ip), gateway, dns, .. } = net else { return None };
+    let mut text = format!("[Match]\nMACAddress={mac}\n\n[Network]\nAddress={ip}\n");
+    text.extend(gateway.iter().map(|gateway| format!("Gateway={gateway}\n")));
+    text.extend(dns.iter().map(|server| format!("DNS={server}\n")));
+    Some(text)
 }
 
 fn authorized_keys(told: &Told<'_>) -> String {
@@ -37,10 +54,8 @@ fn authorized_keys(told: &Told<'_>) -> String {
 
 /// `u` makes a user with this number, or another where it is taken; 1000 is the first of ordinary users (Debian Policy, 9.2.2). `m` makes
 /// it a member of a group, here of those that may read the system's logs.
-fn sysusers(told: &Told<'_>) -> String {
-    let lines =
-        |user| format!("u {user} 1000 \"\" /home/{user} /bin/bash\nm {user} adm\nm {user} systemd-journal\n");
-    told.spec.user.iter().map(lines).collect()
+fn sysusers(user: &str) -> String {
+    format!("u {user} 1000 \"\" /home/{user} /bin/bash\nm {user} adm\nm {user} systemd-journal\n")
 }
 
 /// `f+` writes a file at each boot, `f` where there is none; `~` says that the text is base64.
@@ -102,12 +117,13 @@ mod tests {
     }
 
     fn told(spec: &VmSpec) -> Told<'_> {
-        Told { spec, keys: vec!["ssh-ed25519 AAAA midge", "ssh-rsa BBBB a b"], host_key: None, first: true }
+        let keys = vec!["ssh-ed25519 AAAA midge", "ssh-rsa BBBB a b"];
+        Told { spec, keys, host_key: None, first: true, macs: &[] }
     }
 
     fn text(told: &Told<'_>, name: &str) -> String {
         let contents = contents(told);
-        let (_, bytes) = contents.into_iter().find(|(other, _)| *other == name).unwrap();
+        let (_, bytes) = contents.into_iter().find(|(other, _)| other == name).unwrap();
         String::from_utf8(bytes).unwrap()
     }
 
@@ -141,6 +157,26 @@ mod tests {
         let keys = BASE64.encode("ssh-ed25519 AAAA midge\nssh-rsa BBBB a b\n");
         let line = format!("f~ /home/pi/.ssh/authorized_keys 0600 pi pi - {keys}\n");
         assert!(lines.contains(&line), "{lines}");
+    }
+
+    #[test]
+    fn only_interfaces_with_fixed_addresses_are_told_of() {
+        let mut spec = spec();
+        spec.user = Some("pi".to_owned());
+        let nets =
+            ["user", "bridge=br0,ip=10.0.0.5/8,gateway=10.0.0.1,dns=10.0.0.2,dns=9.9.9.9", "bridge=br1"];
+        spec.nets = nets.map(|net| net.parse().unwrap()).to_vec();
+        let macs = [1, 2, 3].map(|last| Mac::local([0, 0, last]));
+        let told = Told { macs: &macs, ..told(&spec) };
+        assert_eq!(names(&spec), [KEYS, FILES, USERS, "network.network.05-midge1"]);
+        let file = format!(
+            "[Match]\nMACAddress={}\n\n[Network]\nAddress=10.0.0.5/8\nGateway=10.0.0.1\nDNS=10.0.0.2\nDNS=9.9.9.9\n",
+            macs[1]
+        );
+        assert_eq!(text(&told, "network.network.05-midge1"), file);
+        assert!(text(&told, USERS).starts_with("u pi "));
+        let longest = format!("opt/io.systemd.credentials/{NETWORKS}15");
+        assert!(longest.len() <= 55, "{longest}");
     }
 
     #[test]

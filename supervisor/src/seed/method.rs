@@ -26,6 +26,8 @@ pub struct Guest {
     pub cloud_init: bool,
     /// Its kernel is started directly, so words can be put on its command line.
     pub direct: bool,
+    /// It takes networks from credentials.
+    pub networks: bool,
 }
 
 /// The first version of systemd that takes SSH keys and files from credentials.
@@ -39,10 +41,16 @@ pub enum MethodError {
         "the guest cannot be provisioned by credentials: its image has no systemd of version {CREDENTIALS_SINCE} or later"
     )]
     NoCredentials,
+    /// It takes no networks.
+    #[error(
+        "the guest cannot be told its fixed address by credentials: its image has no systemd-networkd that takes networks \
+         from them"
+    )]
+    NoNetworks,
     /// No cloud-init.
     #[error("the guest cannot be provisioned by cloud-init: its image is not known to have it")]
     NoCloudInit,
-    /// A user or files, and nobody to take them.
+    /// A user, files or a fixed address, and nobody to take them.
     #[error(
         "nobody in the guest would take {0}: its image has neither systemd {CREDENTIALS_SINCE} or later nor cloud-init"
     )]
@@ -54,6 +62,10 @@ impl MethodError {
     #[must_use]
     pub const fn hint(&self) -> &'static str {
         match self {
+            Self::NoNetworks => {
+                "use an image of `midge image build` or one with systemd 256 or later, or `--provision cloud-init` where the \
+                 image has it"
+            }
             Self::NoCredentials => "use `--provision none`, or `cloud-init` where the image has it",
             Self::NoCloudInit => {
                 "use an image with cloud-init, such as `midge image build debian:12 --with cloud-init` makes"
@@ -69,8 +81,12 @@ impl MethodError {
 /// for by name, a way that the image is not known to have is refused.
 pub fn method(spec: &VmSpec, guest: Guest) -> Result<Method, MethodError> {
     let credentials = guest.systemd.is_some_and(|version| version >= CREDENTIALS_SINCE);
+    let fixed = spec.nets.iter().any(|net| net.fixed_address().is_some());
     let method = match spec.provision {
         Provision::None => Method::Nothing,
+        Provision::Credentials if credentials && fixed && !guest.networks => {
+            return Err(MethodError::NoNetworks);
+        }
         Provision::Credentials if credentials => Method::Credentials,
         Provision::Credentials => return Err(MethodError::NoCredentials),
         Provision::CloudInit if guest.cloud_init => Method::CloudInit,
@@ -84,10 +100,13 @@ pub fn method(spec: &VmSpec, guest: Guest) -> Result<Method, MethodError> {
         Provision::Auto if !guest.linux => Method::Unasked,
         // Without words on the kernel's command line cloud-init cannot be kept from its own search.
         Provision::Auto if guest.cloud_init && !(credentials && guest.direct) => Method::CloudInit,
+        Provision::Auto if guest.cloud_init && fixed && !guest.networks => Method::CloudInit,
+        Provision::Auto if credentials && fixed && !guest.networks => return Err(MethodError::NoNetworks),
         Provision::Auto if credentials => Method::Credentials,
         Provision::Auto => Method::Unasked,
     };
-    let wishes = [(spec.user.is_some(), "a user"), (!spec.files.is_empty(), "files")];
+    let wishes =
+        [(spec.user.is_some(), "a user"), (!spec.files.is_empty(), "files"), (fixed, "a fixed address")];
     match wishes.into_iter().find(|(wished, _)| *wished) {
         Some((_, what)) if matches!(method, Method::Unasked | Method::Nothing) => {
             Err(MethodError::Nobody(what))
@@ -105,6 +124,7 @@ impl Guest {
             systemd: image.and_then(|image| image.systemd),
             cloud_init: image.is_some_and(|image| image.cloud_init),
             direct,
+            networks: image.is_some_and(|image| image.network_credentials),
         }
     }
 }
@@ -114,7 +134,8 @@ mod tests {
     use super::*;
     use crate::spec::Blob;
 
-    const DEBIAN: Guest = Guest { linux: true, systemd: Some(252), cloud_init: false, direct: true };
+    const DEBIAN: Guest =
+        Guest { linux: true, systemd: Some(252), cloud_init: false, direct: true, networks: true };
     const CLOUD: Guest = Guest { cloud_init: true, ..DEBIAN };
 
     fn choose(
@@ -145,6 +166,21 @@ mod tests {
         let data = |spec: &mut VmSpec| spec.cloud_init = Some(Blob(b"#cloud-config\n".to_vec()));
         assert_eq!(choose(Provision::Auto, CLOUD, data), Ok(Method::CloudInit));
         assert_eq!(choose(Provision::Auto, DEBIAN, data), Err(MethodError::NoCloudInit));
+    }
+
+    #[test]
+    fn a_fixed_address_is_told_by_whoever_is_listened_to() {
+        let fixed = |spec: &mut VmSpec| spec.nets = vec!["bridge=br0,ip=10.0.0.5/8".parse().unwrap()];
+        let deaf = Guest { networks: false, ..DEBIAN };
+        let deaf_cloud = Guest { networks: false, ..CLOUD };
+        assert_eq!(choose(Provision::Auto, DEBIAN, fixed), Ok(Method::Credentials));
+        assert_eq!(choose(Provision::Auto, deaf_cloud, fixed), Ok(Method::CloudInit));
+        assert_eq!(choose(Provision::Auto, deaf, fixed), Err(MethodError::NoNetworks));
+        assert_eq!(choose(Provision::Credentials, deaf_cloud, fixed), Err(MethodError::NoNetworks));
+        assert_eq!(choose(Provision::Auto, deaf, |_| {}), Ok(Method::Credentials));
+        assert_eq!(choose(Provision::None, DEBIAN, fixed), Err(MethodError::Nobody("a fixed address")));
+        let other = Guest::default();
+        assert_eq!(choose(Provision::Auto, other, fixed), Err(MethodError::Nobody("a fixed address")));
     }
 
     #[test]

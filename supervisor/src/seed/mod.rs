@@ -96,7 +96,11 @@ impl Seed {
             return Vec::new();
         }
         let folder = dir.run_dir().join(CREDENTIALS);
-        credential_names(spec).into_iter().map(|name| (name.to_owned(), folder.join(name))).collect()
+        let with_path = |name: String| {
+            let path = folder.join(&name);
+            (name, path)
+        };
+        credential_names(spec).into_iter().map(with_path).collect()
     }
 
     /// The volume for cloud-init, where there is to be one; it is written by [`Seed::write`].
@@ -138,7 +142,8 @@ impl Seed {
             None
         };
         let keys: Vec<&str> = own_key.into_iter().chain(spec.ssh_keys.iter().map(String::as_str)).collect();
-        let told = Told { spec, keys, host_key, first: !dir.state_dir().join(PROVISIONED).exists() };
+        let first = !dir.state_dir().join(PROVISIONED).exists();
+        let told = Told { spec, keys, host_key, first, macs: &self.macs };
         if self.method == Method::CloudInit {
             let path = dir.run_dir().join(VOLUME);
             let files = cloud_init::files(&told, self, user_data.as_ref());
@@ -173,6 +178,8 @@ pub(crate) struct Told<'a> {
     host_key: Option<HostKey>,
     /// The guest has not been up before.
     first: bool,
+    /// The address of each of its interfaces.
+    macs: &'a [Mac],
 }
 
 /// Removes what [`Seed::write`] wrote: it holds a private key.

@@ -98,6 +98,9 @@ pub struct Source {
     /// Its addresses, as far as they were known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// Those of them that were seen on its ports, by the number of the interface.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heard: Vec<(usize, IpAddr)>,
     /// Its machine-id(5), where an agent told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,

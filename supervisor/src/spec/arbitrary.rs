@@ -70,7 +70,7 @@ fn nets() -> impl Strategy<Value = Vec<Net>> {
                 let mac = mac.map(|[a, b]| Mac::local([a, b, index]));
                 match kind {
                     0 => return Net::None { mac },
-                    1 => return Net::Bridge { bridge: format!("br{index}"), mac },
+                    1 => return bridge(format!("br{index}"), mac, ip),
                     _ => {}
                 }
                 let forwards = ports.by_ref().take(count);
@@ -89,6 +89,18 @@ fn nets() -> impl Strategy<Value = Vec<Net>> {
             })
             .collect()
     })
+}
+
+/// A port of a bridge; where there are four bytes, with an address of the guest's own.
+fn bridge(bridge: String, mac: Option<Mac>, bytes: Option<[u8; 4]>) -> Net {
+    let Some([a, b, c, d]) = bytes else {
+        return Net::Bridge { bridge, mac, ip: None, gateway: None, dns: Vec::new() };
+    };
+    let gateway = Ipv4Addr::new(10, a, b, c % 128 + 1);
+    let dns = vec![Ipv4Addr::new(9, b, c, d); usize::from(d % 3)];
+    let gateway = (d % 2 == 0).then_some(gateway);
+    let ip = format!("10.{a}.{b}.{}/24", c % 100 + 130).parse().ok();
+    Net::Bridge { bridge, mac, ip, gateway, dns }
 }
 
 /// A file of any bytes.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod address;
 #[cfg(test)]
 pub(crate) mod arbitrary;
 mod duration;
@@ -25,6 +26,7 @@ mod tests;
 mod validate;
 mod word;
 
+pub use address::{InterfaceAddress, InterfaceAddressError};
 pub use duration::{Duration, DurationError};
 pub use forward::{Forward, ForwardError};
 pub use guest::{Blob, FileMode, FileModeError, GuestFile, check_user};
@@ -210,6 +212,15 @@ pub enum Net {
         /// The interface's address; none lets midge choose one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mac: Option<Mac>,
+        /// The IPv4 address that the guest is told to take; none has it ask the network's own DHCP server.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ip: Option<InterfaceAddress>,
+        /// The router by which a guest with such an address reaches other networks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gateway: Option<Ipv4Addr>,
+        /// The name servers of a guest with such an address, the preferred one first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        dns: Vec<Ipv4Addr>,
     },
     /// A port of midge's own network behind this host's address, made when first needed: midge gives the addresses, the
     /// guest is reached from this host, and by forwarded ports from elsewhere.
@@ -241,6 +252,15 @@ impl Net {
             | Self::Bridge { mac, .. }
             | Self::Nat { mac, .. }
             | Self::None { mac } => *mac,
+        }
+    }
+
+    /// The IPv4 address that the guest is to give the interface by itself.
+    #[must_use]
+    pub const fn fixed_address(&self) -> Option<InterfaceAddress> {
+        match self {
+            Self::Bridge { ip, .. } => *ip,
+            Self::User { .. } | Self::Nat { .. } | Self::None { .. } => None,
         }
     }
 

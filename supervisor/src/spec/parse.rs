@@ -270,8 +270,12 @@ fn net(value: &Value, path: &str, errors: &mut Errors) -> Option<Net> {
     if !matches!(kind.as_str(), "none" | "bridge") {
         fields.nested("forwards", |value, path, errors| forwards = list(value, path, errors, forward));
     }
+    let (mut fixed, mut gateway, mut dns) = (None, None, Vec::new());
     if kind == "bridge" {
         fields.take("bridge", &mut bridge);
+        fields.optional_word("ip", &mut fixed);
+        fields.optional_word("gateway", &mut gateway);
+        fields.take("dns", &mut dns);
     }
     if kind == "nat" {
         fields.take("ip", &mut ip);
@@ -292,7 +296,7 @@ fn net(value: &Value, path: &str, errors: &mut Errors) -> Option<Net> {
     }
     match kind.as_str() {
         "none" => Some(Net::None { mac }),
-        "bridge" => Some(Net::Bridge { bridge, mac }),
+        "bridge" => Some(Net::Bridge { bridge, mac, ip: fixed, gateway, dns }),
         "nat" => forwards.map(|forwards| Net::Nat { forwards, mac, ip }),
         _ => forwards.map(|forwards| Net::User { forwards, mac }),
     }

@@ -272,10 +272,13 @@ impl VmSpec {
             {
                 errors.add(format!("nets[{index}].mac"), format!("{mac} is nets[{first}]'s address already"));
             }
-            if let Net::Bridge { bridge, .. } = net
-                && let Err(problem) = super::net::check_interface(bridge)
-            {
-                errors.add(format!("nets[{index}].bridge"), problem.to_string());
+            if let Net::Bridge { bridge, ip, gateway, dns, .. } = net {
+                if let Err(problem) = super::net::check_interface(bridge) {
+                    errors.add(format!("nets[{index}].bridge"), problem.to_string());
+                }
+                if let Err((field, problem)) = super::net::check_address(*ip, *gateway, dns) {
+                    errors.add(format!("nets[{index}].{field}"), problem.to_string());
+                }
             }
             for (number, forward) in net.forwards().iter().enumerate() {
                 let field = format!("nets[{index}].forwards[{number}]");

@@ -107,6 +107,11 @@ impl PoolDir {
         Lock::take(&self.file("lock"))
     }
 
+    /// As [`PoolDir::lock`], and answers nothing when somebody has it.
+    pub fn try_lock(&self) -> Result<Option<Lock>, StoreError> {
+        if self.path.is_dir() { Lock::try_take(&self.file("lock")) } else { Ok(None) }
+    }
+
     /// Its spares, whatever state they are in.
     pub fn spares(&self) -> Result<Vec<VmDir>, StoreError> {
         let names = names_in(&self.spares_dir())?;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::proc::ProcessId;
 use crate::machine::ResolvedAccel;
 use crate::snapshot::SnapshotName;
-use crate::vm::{Identity, Phase, State, Unconfirmed};
+use crate::vm::{Identity, Mask, Phase, State, Unconfirmed};
 
 /// `state.json`: one run of a VM, rewritten by its supervisor at each change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -140,4 +140,7 @@ pub struct PortState {
     pub tap: String,
     /// The bridge that it is a port of.
     pub bridge: String,
+    /// Who the guest is to others, where that is not what it believes to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<Mask>,
 }

@@ -61,6 +61,20 @@ impl Home {
         Ok(all)
     }
 
+    /// The run folders of spares that are in no pool: what is left of one that was removed by hand, or whose claim was cut short.
+    pub fn lost_spares(&self) -> Result<Vec<VmDir>, StoreError> {
+        let mut lost = names_in(&self.run().join(SPARES))?;
+        let known = self.vms_and_spares()?;
+        lost.retain(|name| known.iter().all(|vm| vm.name != *name));
+        // There is no state folder of theirs, wherever it was.
+        let of = |name: &String| VmDir {
+            name: name.clone(),
+            state: self.tmp().join(name),
+            run: self.run().join(SPARES).join(name),
+        };
+        Ok(lost.iter().map(of).collect())
+    }
+
     /// The names of all VMs, sorted.
     pub fn vm_names(&self) -> Result<Vec<String>, StoreError> {
         names_in(&self.vms())

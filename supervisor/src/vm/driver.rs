@@ -283,6 +283,15 @@ impl Driver {
         }
     }
 
+    /// A guest behind a mask has its address before it says a word.
+    fn masked(&mut self) {
+        for heard in self.shared.ports().masked() {
+            self.addresses.port(heard.net, vec![heard]);
+        }
+        self.run.heard = self.addresses.heard();
+        self.run.addresses = self.addresses.usable();
+    }
+
     fn forget_addresses(&mut self) {
         self.addresses = Addresses::default();
         self.run.heard.clear();
@@ -468,6 +477,7 @@ impl Driver {
         self.spawned_at = Instant::now();
         self.run.phases.clear();
         self.forget_addresses();
+        self.masked();
         self.awaits_address = false;
         self.told_addresses = false;
         self.run.restarts = self.earlier_restarts + self.machine.restarts();
@@ -545,9 +555,13 @@ impl Driver {
             Some(Ready::Serial(_)) => plan.restore.is_some(),
             Some(_) => false,
         };
-        let identified = plan.restore.is_some() && self.run.unconfirmed.is_none();
+        let restored = plan.restore.is_some();
+        let identified = restored && self.run.unconfirmed.is_none();
         if identified {
             self.mark(PhaseName::Identified);
+        }
+        if restored && !self.run.addresses.is_empty() {
+            self.addresses_changed();
         }
         if shown {
             self.ready();
@@ -563,6 +577,9 @@ impl Driver {
                 None => report,
             };
             self.run.identity = serde_json::to_value(&report).ok();
+            // As the agent would tell them a moment later.
+            let addresses: Vec<_> = report.addresses.iter().map(|address| (None, *address)).collect();
+            self.told_by_guest(Source::Agent, &addresses);
             if report.confirmed() { Ok(()) } else { Err(report.unconfirmed()) }
         });
         let Some(unconfirmed) = self.run.unconfirmed else {

@@ -18,19 +18,19 @@ pub(super) async fn identify(
     let agent = link.agent.client().await?;
     // An agent that ends takes with it what it knew of the program, and one that is started anew would be asked for it until the deadline.
     tokio::select! {
-        done = identity::apply(&agent, record.spec.arch, wanted, deadline) => done.map_err(failure),
+        done = identity::apply(&agent, record.spec.arch, wanted, deadline) => done.map_err(|e| failure(&e)),
         () = link.agent.gone() => {
             Err(Failure::new(FailureKind::Agent, "the guest's agent ended while it gave the guest its identity"))
         }
     }
 }
 
-fn failure(error: IdentityError) -> Failure {
-    let kind = match &error {
+fn failure(error: &IdentityError) -> Failure {
+    let kind = match error {
         IdentityError::NoProgram(_) => FailureKind::HostUnfit,
         IdentityError::TooMuch(_) => FailureKind::Usage,
         error if error.is_timeout() => FailureKind::Timeout,
         _ => FailureKind::Agent,
     };
-    Failure::new(kind, crate::error::chain(&error))
+    Failure::new(kind, crate::error::chain(error))
 }

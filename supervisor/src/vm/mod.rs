@@ -38,7 +38,9 @@ pub use launch::{
 };
 pub use phase::{ConsoleReader, Phase, PhaseName, Sign, default_ready};
 pub use plan::plan_command_line;
-pub use ports::{forget_leases, free_addresses, is_own_network, own_leases, own_network, own_network_state};
+pub use ports::{
+    Mask, forget_leases, free_addresses, is_own_network, own_leases, own_network, own_network_state,
+};
 pub use save::{How, Saved};
 pub use state::{PauseReason, State};
 pub use stats::private_memory;

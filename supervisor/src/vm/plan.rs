@@ -114,7 +114,7 @@ pub(super) fn plan(
 
     let kernel = match &spec.boot.kernel {
         Some(path) => Some(check_kernel(path, spec.arch)?),
-        None => image.as_ref().and_then(|i| i.kernel.clone()),
+        None => image.as_ref().and_then(|i| unpacked_kernel(home, accel, i).or_else(|| i.kernel.clone())),
     };
     let initrd = match &spec.boot.initrd {
         Some(path) => Some(check_readable("initrd", path)?),
@@ -158,7 +158,7 @@ pub(super) fn plan(
     let grow =
         image_disk.filter(|_| restore.is_none()).and_then(|disk| super::grow::wanted(dir, disk.virtual_size));
     let seed = Seed { method, id: record.id, macs: macs.clone(), has_cloud_init: guest.cloud_init };
-    let append = append(&spec, image.as_ref(), disk.is_some(), &seed)?;
+    let append = append(&spec, accel, image.as_ref(), disk.is_some(), &seed)?;
     let ram = match (&restore, host::ram_dir(home.run(), spec.memory.bytes())) {
         (Some(restore), _) => Ram::Private(restore.flat.clone()),
         (None, Ok(folder)) => Ram::File(folder.join(format!("{}.ram", record.id))),
@@ -317,6 +317,26 @@ impl Plan {
         }
     }
 
+    /// Who the guest believes to be on this interface, where it is to be another to the network alone.
+    ///
+    /// # Errors
+    /// When the snapshot does not say who its guest is.
+    pub(super) fn believes(&self, net: usize) -> Result<Option<netbr::veil::Identity>, Failure> {
+        let network = |restore: &&Restored| restore.wanted.identity == Identity::Network;
+        let Some(restore) = self.restore.as_ref().filter(network) else { return Ok(None) };
+        let source = &restore.snapshot.manifest.source;
+        let mac = source.macs.get(net).and_then(|mac| mac.parse().ok()).ok_or_else(|| {
+            let why = format!("the snapshot `{}` does not tell its MAC addresses", restore.snapshot.shown());
+            Failure::new(FailureKind::Other, why)
+        })?;
+        let here = source.heard.iter().filter(|(index, _)| *index == net);
+        let ipv4 = here.clone().find_map(|(_, address)| match address {
+            std::net::IpAddr::V4(v4) => Some(*v4),
+            std::net::IpAddr::V6(_) => None,
+        });
+        Ok(Some(netbr::veil::Identity { mac, ipv4, ipv6: Vec::new() }))
+    }
+
     /// What a restored guest is to be told of who it is, through its agent.
     ///
     /// # Errors
@@ -430,8 +450,24 @@ fn small_initrd(home: &Home, spec: &VmSpec, image: &Parts) -> Option<PathBuf> {
     }
 }
 
+/// The image's kernel unpacked, where an emulated guest would take long to do that itself.
+fn unpacked_kernel(home: &Home, accel: ResolvedAccel, image: &Parts) -> Option<PathBuf> {
+    let manifest = &image.manifest;
+    if accel != ResolvedAccel::Tcg || manifest.kind != Kind::Linux || manifest.arch != Arch::X86_64 {
+        return None;
+    }
+    let path = image::vmlinux::of(home, &image.image);
+    path.map_err(|e| tracing::info!("booting the kernel as it is: {}", crate::error::chain(&e))).ok()
+}
+
 /// The kernel's command line: the image's words, the machine's, those that provision, the user's.
-fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool, seed: &Seed) -> Result<String, Failure> {
+fn append(
+    spec: &VmSpec,
+    accel: ResolvedAccel,
+    image: Option<&Parts>,
+    disk: bool,
+    seed: &Seed,
+) -> Result<String, Failure> {
     let mut words: Vec<String> = Vec::new();
     if spec.boot.kernel.is_none()
         && let Some(image) = image
@@ -443,6 +479,11 @@ fn append(spec: &VmSpec, image: Option<&Parts>, disk: bool, seed: &Seed) -> Resu
         machine::kernel_words(spec, spec.kind, disk)
             .map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))?,
     );
+    if spec.kind == Kind::Linux && accel == ResolvedAccel::Tcg {
+        // An emulated CPU is no faster for guessing what comes next, so there is nothing to mitigate; page tables of the kernel's own, for
+        // one, cost it a third of its boot, as QEMU forgets its translations at each switch of them (Linux, kernel-parameters.txt).
+        words.push("mitigations=off".to_owned());
+    }
     words.extend(seed.kernel_words(spec));
     words.extend(spec.boot.append.clone());
     Ok(words.join(" "))

@@ -443,6 +443,7 @@ impl Job {
             macs: self.record.macs.clone(),
             hostname: Some(self.record.spec.name.clone()),
             addresses: self.run.addresses.clone(),
+            heard: self.run.heard.iter().map(|heard| (heard.net, heard.address)).collect(),
             machine_id: None,
         })
     }

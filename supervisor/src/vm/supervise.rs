@@ -214,6 +214,7 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     notes.extend_from_slice(ports.notes());
     let ports = Rc::new(ports);
     shared.set_ports(ports.clone());
+    let known = if adopted.is_some() { known } else { ports.masked() };
     ports.watch(&shared, &known);
     let listening = || {
         dir.write_run_state(&run).map_err(store)?;

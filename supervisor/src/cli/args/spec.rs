@@ -70,7 +70,8 @@ pub(in crate::cli) struct SpecFlags {
     pub(in crate::cli) qemu_arg: Vec<String>,
 
     /// A network interface: bridge=NAME (a bridge of this host), nat (midge's own network), user (QEMU's, needs no privilege)
-    /// or none (no cable); repeatable. `,mac=ADDRESS` and, with nat, `,ip=ADDRESS` may follow.
+    /// or none (no cable); repeatable. `,mac=ADDRESS` may follow, with nat `,ip=ADDRESS`, and with bridge, where the guest is to have
+    /// a fixed address, `,ip=ADDRESS/PREFIX,gateway=ADDRESS,dns=ADDRESS`.
     ///
     /// Without it there is one: what MIDGE_NET says, else nat where midge may make networks (as root), else user.
     #[arg(long, value_name = "NETWORK", help_heading = "Network")]

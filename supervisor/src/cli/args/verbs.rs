@@ -8,7 +8,10 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::image::ImageVerb;
 use super::values::{self, Place, WaitFor};
-use super::{CloneArgs, NetVerb, Output, PoolVerb, RestoreArgs, SetFlags, SnapshotVerb, SpecFlags, SuspendArgs};
+use super::{
+    CloneArgs, CompareArgs, NetVerb, Output, PoolVerb, RestoreArgs, SetFlags, SnapshotVerb, SpecFlags,
+    SuspendArgs,
+};
 use crate::image::cow::Cow;
 
 /// What midge can be told to do.
@@ -95,6 +98,9 @@ pub(in crate::cli) enum Verb {
     /// Check, list and set up networks
     #[command(subcommand, alias = "network")]
     Net(NetVerb),
+
+    /// Boot guests side by side and measure them: time, memory, size, attack surface, work
+    Compare(Box<CompareArgs>),
 
     /// Check what this host can do
     Doctor(DoctorArgs),

@@ -295,7 +295,7 @@ fn exit_code(end: &End) -> u8 {
 }
 
 /// Asks a supervisor for something without staying for the answer; a VM that does not run is fine.
-fn ask(home: &Home, vm: &VmDir, request: &Request) {
+pub(super) fn ask(home: &Home, vm: &VmDir, request: &Request) {
     if let Ok(mut client) = crate::vm::connect(home, vm) {
         let _ = client.send(request);
         // The supervisor has taken the request in when it says anything at all, or hangs up.

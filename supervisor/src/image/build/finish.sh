@@ -24,7 +24,8 @@ sed -i '/^force-unsafe-io$/d' "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
 chroot "$root" passwd --quiet --lock root
 
 # --- units --------------------------------------------------------------------------------------------------------
-systemctl --quiet --root="$root" enable systemd-networkd.service systemd-resolved.service ssh-host-key.service
+systemctl --quiet --root="$root" enable systemd-networkd.service systemd-resolved.service ssh-host-key.service \
+    midge-network.service
 # Work for a machine that lives for months with a disk of its own; who wants it enables it. Not every release has each.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
     getty@tty1.service remote-fs.target systemd-pstore.service systemd-network-generator.service; do

@@ -8,6 +8,7 @@
 //! key given as the systemd credential `ssh.authorized_keys.root` (tmpfiles.d writes it where no such file is yet), or runs
 //! commands through the guest agent. Its host name is `debian` unless the kernel's command line has `systemd.hostname=`.
 
+mod busybox;
 mod cache;
 mod mirror;
 mod progress;
@@ -19,6 +20,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use self::busybox::build as build_busybox;
 pub use self::progress::{Phase, Progress};
 
 use self::mirror::Mirrors;
@@ -77,7 +79,7 @@ pub struct BuildRequest {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Not something that can be built.
-    #[error("cannot build `{0}`: there are debian:12 and debian:13")]
+    #[error("cannot build `{0}`: there are debian:12, debian:13 and busybox")]
     UnknownRelease(String),
     /// The image's name cannot be one.
     #[error(transparent)]
@@ -172,7 +174,16 @@ pub fn build(
     let scratch = Scratch::new(&tmp, "build", BUILD_MODE)
         .map_err(|source| BuildError::Io { what: format!("make a folder in {}", tmp.display()), source })?;
     let out = scratch.path().join("out");
-    run::run(&recipe, scratch.path(), &out, cancel, progress)?;
+    let job = run::Job {
+        scripts: &SCRIPTS,
+        environment: vec![
+            ("SUITE", recipe.release.suite()),
+            ("ARCHITECTURE", debian_arch(recipe.arch)),
+            ("INCLUDE", &recipe.packages),
+            ("SOURCES", &recipe.sources),
+        ],
+    };
+    run::run(&job, scratch.path(), &out, cancel, progress)?;
     progress(Progress { phase: Phase::Digest, fraction: Some(0.97), detail: String::new() });
     let image = cache::keep(&entry, recipe.draft(&out)?, scratch.path(), &generation())?;
     Ok(store.adopt(&image)?)
@@ -272,6 +283,8 @@ impl Recipe {
                 ssh: true,
                 systemd: Some(self.release.systemd()),
                 cloud_init: self.packages.split(',').any(|name| name == "cloud-init"),
+                // By midge-network.service (prepare.sh).
+                network_credentials: true,
                 ready: Some("agent".to_owned()),
                 ..Manifest::new(&self.name, Kind::Linux, self.arch, source)
             },

@@ -61,6 +61,23 @@ DHCP=yes
 ClientIdentifier=mac
 END
 
+# Networks by credentials, as systemd-network-generator does it from systemd 256 on; that one costs every boot its start, this one only
+# those that bring networks. systemd.system-credentials(7) has the credentials' folder.
+cat > "$units/midge-network.service" <<'END'
+[Unit]
+Description=Take networks from credentials
+DefaultDependencies=no
+ConditionPathExistsGlob=/run/credentials/@system/network.network.*
+Before=systemd-networkd.service
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -ec 'mkdir -p /run/systemd/network; for file in /run/credentials/@system/network.network.*; do install -m 644 "$$file" "/run/systemd/network/$${file##*/network.network.}.network"; done'
+
+[Install]
+WantedBy=systemd-networkd.service
+END
+
 # At boot udev is told of the devices that a guest of QEMU's has a use for, those first that make it of use to its host. The others, two
 # hundred terminals, ACPI objects and processors without a driver of their own, cost an emulated guest a fifth of its boot. What comes
 # later is told of by the kernel as ever; `udevadm trigger` makes up for the rest.

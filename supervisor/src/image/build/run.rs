@@ -10,8 +10,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, User};
 
+use super::BuildError;
 use super::progress::{Progress, Tracker};
-use super::{BuildError, Recipe, SCRIPTS, debian_arch};
 
 /// How many of the last lines of output an error shows.
 const TAIL: usize = 12;
@@ -76,9 +76,18 @@ fn in_namespaces() -> Command {
     command
 }
 
-/// Builds the parts of `recipe` in `out`, working in `work`.
+/// Scripts, and what they are told.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    /// Each by its name; the first is the one that is run.
+    pub(super) scripts: &'a [(&'static str, &'static str)],
+    /// Their environment, besides the folders.
+    pub(super) environment: Vec<(&'static str, &'a str)>,
+}
+
+/// Runs a job that leaves what it makes in `out`, working in `work`.
 pub(super) fn run(
-    recipe: &Recipe,
+    job: &Job<'_>,
     work: &Path,
     out: &Path,
     cancel: Option<BorrowedFd<'_>>,
@@ -86,7 +95,7 @@ pub(super) fn run(
 ) -> Result<(), BuildError> {
     let io = |what: String| move |source| BuildError::Io { what, source };
     fs::create_dir(out).map_err(io(format!("make {}", out.display())))?;
-    for (name, text) in SCRIPTS {
+    for (name, text) in job.scripts {
         let path = work.join(name);
         fs::write(&path, text).map_err(io(format!("write {}", path.display())))?;
     }
@@ -102,11 +111,9 @@ pub(super) fn run(
     command
         .env("WORK", work)
         .env("OUT", out)
-        .env("SUITE", recipe.release.suite())
-        .env("ARCHITECTURE", debian_arch(recipe.arch))
-        .env("INCLUDE", &recipe.packages)
-        .env("SOURCES", &recipe.sources)
-        .args([Path::new("sh"), &work.join("build.sh")])
+        .envs(job.environment.iter().copied())
+        .arg("sh")
+        .args(job.scripts.first().map(|(name, _)| work.join(name)))
         .stdin(Stdio::piped())
         .stdout(writer.try_clone().map_err(io("make a pipe".to_owned()))?)
         .stderr(writer)

@@ -10,6 +10,13 @@ use crate::spec::Arch;
 /// The largest kernel or initial RAM disk that is taken out of a disk, in bytes.
 pub(super) const LARGEST: u64 = 512 << 20;
 
+/// The first version of systemd that takes networks from credentials (systemd-network-generator(8)).
+const NETWORKS_SINCE: u32 = 256;
+/// Exists where systemd-networkd starts at boot (its unit's `[Install]`).
+const NETWORKD_ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
+/// What does it for older ones in the images that midge builds (build/prepare.sh).
+const NETWORK_UNIT: &str = "/etc/systemd/system/systemd-networkd.service.wants/midge-network.service";
+
 /// What boots a system directly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootFiles {
@@ -43,6 +50,8 @@ pub struct OsFacts {
     pub systemd: Option<u32>,
     /// It has cloud-init.
     pub cloud_init: bool,
+    /// Its systemd-networkd takes networks from credentials.
+    pub network_credentials: bool,
     /// It has the QEMU guest agent.
     pub agent: bool,
     /// It has an SSH server.
@@ -81,6 +90,8 @@ pub(super) fn facts(tree: &Tree) -> Result<OsFacts, TreeError> {
         name: release.as_deref().and_then(pretty_name),
         systemd,
         cloud_init: any(&["/usr/bin/cloud-init"])?,
+        network_credentials: any(&[NETWORK_UNIT])?
+            || (systemd >= Some(NETWORKS_SINCE) && any(&[NETWORKD_ENABLED])?),
         agent: any(&["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga"])?,
         ssh: any(&["/usr/sbin/sshd", "/usr/bin/sshd"])?,
     })

@@ -123,6 +123,7 @@ fn a_debian_cloud_image_boots_directly() {
         name: Some("Debian GNU/Linux 12 (bookworm)".to_owned()),
         systemd: Some(252),
         cloud_init: true,
+        network_credentials: false,
         agent: false,
         ssh: true,
     };

@@ -324,6 +324,7 @@ impl Work<'_> {
             ssh: os.ssh,
             systemd: os.systemd,
             cloud_init: os.cloud_init,
+            network_credentials: os.network_credentials,
             os: os.name,
             firmware,
             ready: ready.map(str::to_owned),

@@ -17,6 +17,7 @@ pub use volume::write as write_volume;
 use serde_json::{Value, json};
 
 use super::{Seed, Told};
+use crate::spec::{Net, VmSpec};
 
 /// The user-data of a guest whose user gave none, and midge's part of the others'.
 const HEADER: &str = "#cloud-config\n";
@@ -35,7 +36,7 @@ pub(super) fn files(
     let meta = json!({ "instance-id": seed.id, "local-hostname": told.spec.name });
     vec![
         ("meta-data", json::ascii(&meta).into_bytes()),
-        ("network-config", json::ascii(&network(seed)).into_bytes()),
+        ("network-config", json::ascii(&network(told.spec, seed)).into_bytes()),
         ("user-data", user_data),
     ]
 }
@@ -81,15 +82,24 @@ fn config(told: &Told<'_>) -> Value {
     config
 }
 
-/// Every interface asks by DHCP (cloud-init's documentation, "Networking config Version 2").
-fn network(seed: &Seed) -> Value {
-    let interfaces = seed.macs.iter().enumerate().map(|(index, mac)| {
-        let interface = json!({
+/// Every interface asks by DHCP unless it has a fixed address (cloud-init's documentation, "Networking config Version 2").
+fn network(spec: &VmSpec, seed: &Seed) -> Value {
+    let interfaces = spec.nets.iter().zip(&seed.macs).enumerate().map(|(index, (net, mac))| {
+        let mut interface = json!({
             "match": { "macaddress": mac.to_string() },
-            "dhcp4": true,
+            "dhcp4": net.fixed_address().is_none(),
             // One whose cable is not plugged in holds up nothing.
             "optional": true,
         });
+        if let Net::Bridge { ip: Some(ip), gateway, dns, .. } = net {
+            interface["addresses"] = json!([ip]);
+            if let Some(gateway) = gateway {
+                interface["routes"] = json!([{ "to": "0.0.0.0/0", "via": gateway }]);
+            }
+            if !dns.is_empty() {
+                interface["nameservers"] = json!({ "addresses": dns });
+            }
+        }
         (format!("nic{index}"), interface)
     });
     json!({ "version": 2, "ethernets": interfaces.collect::<serde_json::Map<_, _>>() })
@@ -99,7 +109,7 @@ fn network(seed: &Seed) -> Value {
 mod tests {
     use super::*;
     use crate::seed::{HostKey, Method};
-    use crate::spec::{Blob, FileMode, GuestFile, VmSpec};
+    use crate::spec::{Blob, FileMode, GuestFile};
 
     /// Texts that a YAML 1.1 reader takes for something else when they are not quoted.
     const HAZARDS: [&str; 12] =
@@ -109,7 +119,7 @@ mod tests {
         ["\u{7f}", "\u{85}x", "\u{feff}", "\u{2028}", "\u{ffff}", "a\tb\\\"\u{1f600}é\0"];
 
     fn seed() -> Seed {
-        let macs = vec!["52:54:00:12:34:56".parse().unwrap()];
+        let macs = ["52:54:00:12:34:56", "52:54:00:12:34:57"].map(|mac| mac.parse().unwrap()).to_vec();
         Seed { method: Method::CloudInit, id: uuid::Uuid::from_u128(7), macs, has_cloud_init: true }
     }
 
@@ -127,10 +137,14 @@ mod tests {
             mode: FileMode(0o600),
             content: Blob(b"\xff\0".to_vec()),
         }];
+        let nets = ["user", "bridge=br0,ip=10.0.0.5/8,gateway=10.0.0.1,dns=9.9.9.9"];
+        spec.nets = nets.map(|net| net.parse().unwrap()).to_vec();
         let host_key =
             Some(HostKey { private: "secret\n".to_owned(), public: "ssh-ed25519 CC midge\n".to_owned() });
-        let told = Told { spec: &spec, keys: vec!["ssh-ed25519 AAAA midge"], host_key, first: true };
-        let files = files(&told, &seed(), None);
+        let seed = seed();
+        let keys = vec!["ssh-ed25519 AAAA midge"];
+        let told = Told { spec: &spec, keys, host_key, first: true, macs: &seed.macs };
+        let files = files(&told, &seed, None);
         let meta: Value = serde_json::from_str(file(&files, "meta-data")).unwrap();
         assert_eq!(
             meta,
@@ -143,7 +157,17 @@ mod tests {
         assert_eq!(config["write_files"][0]["permissions"], "0600");
         assert_eq!(config["write_files"][0]["content"], "/wA=");
         let network: Value = serde_json::from_str(file(&files, "network-config")).unwrap();
-        assert_eq!(network["ethernets"]["nic0"]["match"]["macaddress"], "52:54:00:12:34:56");
+        let fixed = json!({
+            "match": { "macaddress": "52:54:00:12:34:57" },
+            "dhcp4": false,
+            "optional": true,
+            "addresses": ["10.0.0.5/8"],
+            "routes": [{ "to": "0.0.0.0/0", "via": "10.0.0.1" }],
+            "nameservers": { "addresses": ["9.9.9.9"] },
+        });
+        let asking =
+            json!({ "match": { "macaddress": "52:54:00:12:34:56" }, "dhcp4": true, "optional": true });
+        assert_eq!(network["ethernets"], json!({ "nic0": asking, "nic1": fixed }));
     }
 
     /// PyYAML is what cloud-init reads with.

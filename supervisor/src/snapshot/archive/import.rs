@@ -26,7 +26,7 @@ impl SnapshotStore {
     /// has been compared with its digest; an archive that is cut short or damaged leaves nothing.
     ///
     /// # Errors
-    /// [`SnapshotError::Archive`], [`SnapshotError::Damaged`], [`SnapshotError::NoImage`] when the image that its disk stands on is not here,
+    /// [`SnapshotError::Archive`], [`SnapshotError::Newer`], [`SnapshotError::NoImage`] when the image that its disk stands on is not here,
     /// [`SnapshotError::Taken`].
     pub fn import(
         &self,
@@ -44,10 +44,10 @@ impl SnapshotStore {
         };
 
         let text = read_text(next(Path::new(MANIFEST))?, MANIFEST)?;
-        let mut manifest = Manifest::parse(&text, Path::new(MANIFEST))?;
+        let mut manifest = Manifest::parse(&text, Path::new(MANIFEST)).map_err(in_archive)?;
         check_shape(&manifest)?;
         let digests = read_text(next(Path::new(DIGESTS))?, DIGESTS)?;
-        let digested = Digested::parse(&digests, Path::new(DIGESTS))?;
+        let digested = Digested::parse(&digests, Path::new(DIGESTS)).map_err(in_archive)?;
         let mut told = Digested { id: manifest.id, files: BTreeMap::new() };
         told.add_bytes(MANIFEST, &text);
         if digested.id != manifest.id
@@ -78,7 +78,7 @@ impl SnapshotStore {
             let Some(wanted) = digested.files.get(&part.file) else {
                 return Err(SnapshotError::Archive(format!("it has no digest of `{}`", part.file.display())));
             };
-            wanted.verify(&path, &mut unwatched)?;
+            wanted.verify(&path, &mut unwatched).map_err(in_archive)?;
             done += part.size;
             progress(done, total);
         }
@@ -159,6 +159,17 @@ fn check_shape(manifest: &Manifest) -> Result<(), SnapshotError> {
 #[expect(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
 fn broken(error: io::Error) -> SnapshotError {
     SnapshotError::Archive(error.to_string())
+}
+
+/// What is wrong with a file is wrong with the archive: it is not kept, so its path would tell nothing.
+fn in_archive(error: SnapshotError) -> SnapshotError {
+    match error {
+        SnapshotError::Damaged { path, what } => {
+            let name = path.file_name().unwrap_or_default().display();
+            SnapshotError::Archive(format!("`{name}` in it is damaged: {what}"))
+        }
+        other => other,
+    }
 }
 
 /// Refuses an entry of another name or kind: no link, no folder, no path that leads elsewhere.

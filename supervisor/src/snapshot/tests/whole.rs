@@ -86,6 +86,7 @@ impl Whole {
                 macs: vec![],
                 hostname: None,
                 addresses: vec![],
+                heard: Vec::new(),
                 machine_id: None,
             },
             spec: self.bench.spec.clone(),

@@ -68,17 +68,13 @@ impl Driver {
                 spare.ready = true;
                 priority::restore();
             }
-            State::Booting | State::Running if self.has_addresses() => {
+            // Its agent has told everything: one that is cut off in the middle of a word would finish it at the wrong time.
+            State::Booting | State::Running if self.told_addresses => {
                 // Asked again at each input until it does: QEMU stops a guest that stands still once more without a word.
                 let _ = self.feed_ask(Ask::Pause);
             }
             _ => {}
         }
-    }
-
-    fn has_addresses(&self) -> bool {
-        let expected = self.plan.as_ref().is_some_and(super::Plan::expects_address);
-        !expected || self.told_addresses || !self.run.addresses.is_empty()
     }
 
     /// Ends a spare.

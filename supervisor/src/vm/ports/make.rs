@@ -7,10 +7,12 @@ use std::rc::Rc;
 use netbr::Namespace;
 use netbr::link::{Link, LinkError, Links, Reason, Tap, TapOptions, tap_name};
 use netbr::packet::{Filter, Options, PacketError, PacketSocket, borrow};
+use netbr::veil::Identity;
 use netbr::watch::Asker;
 
 use super::super::control::{Failure, FailureKind};
 use super::super::plan::Plan;
+use super::mask::{self, Mask};
 use super::nat::{Nat, Wish};
 use super::prepared::{Prepared, claim, own_bridge};
 use super::{Ear, Port, Ports, Service};
@@ -99,10 +101,14 @@ impl Maker<'_> {
     /// Makes a port.
     async fn make(&self, net: usize, on: On<'_>, mac: Mac, notes: &mut Vec<String>) -> Result<Port, Failure> {
         let (links, spec) = (&self.links, &self.plan.spec);
+        let inner = self.plan.believes(net)?;
         let (bridge, nat) = match on {
-            On::Bridge(bridge) => (find_bridge(links, bridge).await?, None),
+            On::Bridge(bridge) => {
+                no_mask(inner.as_ref())?;
+                (find_bridge(links, bridge).await?, None)
+            }
             On::Own(forwards, ip) => {
-                let wish = Wish { mac, ip, forwards, name: &spec.name };
+                let wish = Wish { mac, ip, forwards, name: &spec.name, inner: inner.as_ref() };
                 let (nat, bridge, more) = Nat::join(self.home, self.user(net), &wish).await?;
                 notes.extend(more);
                 (bridge, Some(nat))
@@ -118,8 +124,22 @@ impl Maker<'_> {
                 return Err(failure);
             }
         };
-        let ear = self.listen(&name, &bridge).await.unwrap_or_else(warn);
-        let state = PortState { net, tap: name, bridge: bridge.name };
+        let mask = inner.zip(nat.as_ref()).map(|(inner, nat)| {
+            let ipv4 = inner.ipv4.map(|_| nat.address());
+            Mask { outer: Identity { mac, ipv4, ipv6: Vec::new() }, inner }
+        });
+        // One of a run before would disguise this one.
+        mask::take_off(&name);
+        if let Some(mask) = &mask
+            && let Err(failure) = mask.put_on(&name)
+        {
+            if let Some(nat) = nat {
+                nat.leave().await;
+            }
+            return Err(failure);
+        }
+        let ear = self.listen(&name, &bridge, mask.is_some()).await.unwrap_or_else(warn);
+        let state = PortState { net, tap: name, bridge: bridge.name, mask };
         Ok(port(state, mac, Some(tap), ear, nat.map(Service::Own)))
     }
 
@@ -132,6 +152,7 @@ impl Maker<'_> {
         notes: &mut Vec<String>,
     ) -> Result<Port, Failure> {
         let links = &self.links;
+        no_mask(self.plan.believes(net)?.as_ref())?;
         let (bridge, ip) = match on {
             On::Bridge(bridge) => (find_bridge(links, bridge).await?, None),
             On::Own(_, ip) => (own_bridge(links).await?, ip),
@@ -149,7 +170,7 @@ impl Maker<'_> {
                 Some(Service::Prepared(Rc::new(service)))
             }
         };
-        let ear = match self.listen(tap.name(), &bridge).await {
+        let ear = match self.listen(tap.name(), &bridge, false).await {
             Ok(ear) => ear,
             Err(why) => {
                 let what = match service {
@@ -160,7 +181,7 @@ impl Maker<'_> {
                 None
             }
         };
-        let state = PortState { net, tap: tap.name().to_owned(), bridge: bridge.name };
+        let state = PortState { net, tap: tap.name().to_owned(), bridge: bridge.name, mask: None };
         Ok(port(state, mac, Some(tap), ear, service))
     }
 
@@ -168,7 +189,9 @@ impl Maker<'_> {
     async fn find(&self, state: &PortState, mac: Mac) -> Port {
         let name = &self.plan.spec.name;
         let ear = match self.links.get(&state.bridge).await {
-            Ok(Some(bridge)) => self.listen(&state.tap, &bridge).await.unwrap_or_else(warn),
+            Ok(Some(bridge)) => {
+                self.listen(&state.tap, &bridge, state.mask.is_some()).await.unwrap_or_else(warn)
+            }
             Ok(None) => None,
             Err(e) => warn(Deaf(chain(&e))),
         };
@@ -177,9 +200,11 @@ impl Maker<'_> {
                 let link = self.links.get(&state.tap).await.ok().flatten();
                 match link.as_ref().and_then(PreparedTap::of).and_then(|tap| tap.address) {
                     Some(address) => self.find_prepared(mac, address, forwards).await,
-                    None => Nat::find(self.home, self.user(state.net), mac, forwards, name)
-                        .await
-                        .map(Service::Own),
+                    None => {
+                        Nat::find(self.home, self.user(state.net), mac, forwards, name, state.mask.as_ref())
+                            .await
+                            .map(Service::Own)
+                    }
                 }
             }
             _ => None,
@@ -209,8 +234,11 @@ impl Maker<'_> {
     }
 
     /// What a port is watched by, or why it cannot be: it works all the same.
-    async fn listen(&self, tap: &str, bridge: &Link) -> Result<Option<Ear>, Deaf> {
-        let socket = match PacketSocket::open(&self.namespace, tap, Options::new(Filter::addresses())) {
+    async fn listen(&self, tap: &str, bridge: &Link, masked: bool) -> Result<Option<Ear>, Deaf> {
+        // The guest behind a mask is spoken to by the identity that it believes in.
+        let mark = masked.then_some(netbr::veil::MARK);
+        let options = Options { mark, ..Options::new(Filter::addresses()) };
+        let socket = match PacketSocket::open(&self.namespace, tap, options) {
             Ok(socket) => socket,
             Err(PacketError::NotPermitted { .. }) => borrow_socket(tap).await?,
             Err(e @ PacketError::Gone { .. }) => {
@@ -232,6 +260,16 @@ impl Maker<'_> {
         }
         Ok(Some(Ear { socket, asker }))
     }
+}
+
+/// Refuses what only midge's own network can do, and only with the privilege for it.
+fn no_mask(inner: Option<&Identity>) -> Result<(), Failure> {
+    if inner.is_none() {
+        return Ok(());
+    }
+    let why =
+        "an identity on the network alone can be given by root, to VMs on midge's own network (`--net nat`)";
+    Err(Failure::new(FailureKind::Usage, why).hint("use `--identity full`, which changes the guest itself"))
 }
 
 /// Why a port cannot be watched.

@@ -6,6 +6,7 @@
 
 mod heard;
 mod make;
+mod mask;
 mod nat;
 mod prepared;
 mod proxy;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
+pub use mask::Mask;
 use nat::Nat;
 pub use nat::{forget_leases, free_addresses, own_leases, state_dir as own_network_state};
 use netbr::Namespace;
@@ -125,6 +127,27 @@ impl Ports {
     /// Leaves the networks that they were on: for when no guest will use them any more.
     pub(super) async fn leave(&self) {
         self.networks().leave().await;
+        for port in self.all.iter().filter(|port| port.state.mask.is_some()) {
+            mask::take_off(&port.state.tap);
+        }
+    }
+
+    /// What is known from the beginning of the addresses of guests behind a mask: they have them, and are asked to confirm it.
+    pub(super) fn masked(&self) -> Vec<Heard> {
+        let now = jiff::Timestamp::now();
+        let of = |port: &Port| {
+            let address = port.state.mask.as_ref()?.outer.ipv4?;
+            Some(Heard {
+                net: port.state.net,
+                address: address.into(),
+                source: crate::store::Source::Dhcp,
+                confirmed: false,
+                since: now,
+                seen: now,
+                lease_ends: None,
+            })
+        };
+        self.all.iter().filter_map(of).collect()
     }
 
     /// The use that they make of midge's own network, to be ended when the ports themselves are gone.
@@ -163,16 +186,20 @@ impl Ports {
                 }
             }
             let Some(Ear { socket, asker }) = port.ear.borrow_mut().take() else { continue };
+            let mask = port.state.mask.clone();
+            // The watch hears the guest as the guest believes to be.
+            let mac = mask.as_ref().map_or(port.mac, |mask| mask.inner.mac);
             let known = known.iter().filter(|heard| heard.net == port.state.net);
+            let known = known.map(|heard| mask.as_ref().map_or(heard.clone(), |mask| mask.inside(heard)));
             let config = WatcherConfig {
-                table: TableConfig { macs: vec![port.mac], siblings: self.siblings(port), asker },
+                table: TableConfig { macs: vec![mac], siblings: self.siblings(port), asker },
                 namespace: Namespace::current(),
-                known: known.filter_map(|heard| heard::saved(heard, port.mac)).collect(),
+                known: known.filter_map(|heard| heard::saved(&heard, mac)).collect(),
             };
             let (watcher, watch) = Watcher::new(socket, config);
             let net = port.state.net;
             let mut tasks = port.tasks.borrow_mut();
-            tasks.spawn_local(tell_addresses(shared.clone(), net, watch.clone()));
+            tasks.spawn_local(tell_addresses(shared.clone(), net, mask, watch.clone()));
             tasks.spawn_local(tell_events(shared.clone(), net, watch.clone()));
             let told = shared.clone();
             let end = move |ended: Result<(), WatchError>| {
@@ -225,8 +252,11 @@ impl Ports {
         let now: Vec<Heard> = self
             .all
             .iter()
-            .filter_map(|port| Some((port.state.net, port.watch.borrow().clone()?)))
-            .flat_map(|(net, watch)| heard::all(net, &watch.addresses()))
+            .filter_map(|port| Some((port.state.net, port.state.mask.clone(), port.watch.borrow().clone()?)))
+            .flat_map(|(net, mask, watch)| {
+                let heard = heard::all(net, &watch.addresses());
+                mask.map_or(heard.clone(), |mask| mask.outside(heard))
+            })
             .collect();
         let renewed = |old: Heard| {
             now.iter().find(|new| (new.net, new.address) == (old.net, old.address)).cloned().unwrap_or(old)
@@ -272,12 +302,13 @@ async fn likely_cause(bridge: &str, unanswered: bool) -> Option<Cause> {
 }
 
 /// Tells the driver the addresses of a port whenever they change.
-async fn tell_addresses(shared: Rc<Shared>, net: usize, watch: Watch) {
+async fn tell_addresses(shared: Rc<Shared>, net: usize, mask: Option<Mask>, watch: Watch) {
     let mut changes = watch.changes();
     // Only the channel is needed: the view that keeps the watcher alive is the ports'.
     drop(watch);
     while changes.changed().await.is_ok() {
         let heard = heard::all(net, &changes.borrow_and_update());
+        let heard = mask.as_ref().map_or(heard.clone(), |mask| mask.outside(heard));
         shared.tell(Input::Heard(net, heard));
     }
 }

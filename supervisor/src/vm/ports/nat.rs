@@ -14,15 +14,17 @@ use netbr::dhcp::lease_file::LeaseFileError;
 use netbr::dhcp::leases::{Choice, Refusal, Row};
 use netbr::dhcp::responder::{Answer, Probe};
 use netbr::dhcp::server::Event;
+use netbr::dhcp::subnet::Network;
 use netbr::dhcp::{LeaseFile, Responder, probe};
 use netbr::link::{Link, Links};
 use netbr::network::{self, NatConfig, NatNetwork, Protocol};
 use netbr::packet::{Direction, Filter, Options, PacketSocket};
+use netbr::veil::Identity;
 use netbr::watch::{FrameHook, Watch};
 use netbr::{Mac, Namespace};
 use tokio::sync::Mutex;
 
-use super::NAT;
+use super::{Mask, NAT};
 use crate::error::chain;
 use crate::setup::{PreparedTap, is_network_user};
 use crate::spec::Forward;
@@ -95,6 +97,8 @@ pub(super) struct Wish<'a> {
     pub(super) forwards: &'a [Forward],
     /// The VM's name, which its guest is told.
     pub(super) name: &'a str,
+    /// Who the guest believes to be, where that is another.
+    pub(super) inner: Option<&'a Identity>,
 }
 
 /// A VM's use of the network.
@@ -181,7 +185,7 @@ impl Nat {
         } else {
             file.transaction(|leases| leases.unreserve(wish.mac)).map_err(|e| unfit(&e))?;
         }
-        let mut responder = Responder::new(parameters, file, [wish.mac]);
+        let mut responder = Responder::new(parameters.clone(), file.clone(), [wish.mac]);
         let choice = responder.preselect(wish.mac).map_err(|e| unfit(&e))?;
         let choice = choice.map_err(|e| {
             let kind = if matches!(e, Refusal::Exhausted { .. }) {
@@ -191,6 +195,17 @@ impl Nat {
             };
             Failure::new(kind, chain(&e))
         })?;
+        let mut choice = choice;
+        if let Some(inner) = wish.inner {
+            // The guest asks for another one, so nothing of it would keep this one.
+            file.transaction(|leases| {
+                leases.reserve(&parameters, SystemTime::now(), wish.mac, choice.address)
+            })
+            .map_err(|e| unfit(&e))?
+            .map_err(|e| Failure::new(FailureKind::NoSpace, chain(&e)))?;
+            responder = believed(parameters, inner)?.unwrap_or(responder);
+            choice.probe = false;
+        }
         let forwards = forwards(wish.forwards, choice.address);
         network.add_user(user, &forwards).await.map_err(|e| unfit(&e))?;
         let notes = network.obstacles().unwrap_or_default();
@@ -206,6 +221,7 @@ impl Nat {
         mac: Mac,
         forwards: &[Forward],
         name: &str,
+        mask: Option<&Mask>,
     ) -> Option<Rc<Self>> {
         let namespace = Namespace::current();
         let network = match NatNetwork::open(&namespace, &state_dir(home), NAT).await {
@@ -224,8 +240,11 @@ impl Nat {
                 return None;
             }
         };
-        let mut responder = Responder::new(parameters, file, [mac]);
+        let mut responder = Responder::new(parameters.clone(), file, [mac]);
         let choice = responder.preselect(mac).ok()?.ok()?;
+        if let Some(mask) = mask {
+            responder = believed(parameters, &mask.inner).ok()?.unwrap_or(responder);
+        }
         Some(Rc::new(Self {
             network: Rc::new(Mutex::new(network)),
             user,
@@ -236,6 +255,11 @@ impl Nat {
             first: RefCell::new(None),
             asked: RefCell::default(),
         }))
+    }
+
+    /// The guest's address.
+    pub(super) fn address(&self) -> Ipv4Addr {
+        *self.address.borrow()
     }
 
     /// What answers the guest's DHCP on its port.
@@ -357,6 +381,15 @@ impl Nat {
             tracing::error!("cannot leave {NAT}: {}", chain(&e));
         }
     }
+}
+
+/// What tells a guest that it has what it believes to have; nothing for one that believes in no address.
+fn believed(parameters: Network, inner: &Identity) -> Result<Option<Responder>, Failure> {
+    let fixed = inner.ipv4.map(|address| Responder::fixed(parameters, inner.mac, address)).transpose();
+    fixed.map_err(|e| {
+        let why = format!("the guest believes to have an address of another network: {}", chain(&e));
+        Failure::new(FailureKind::Usage, why).hint("use `--identity full`, which changes the guest itself")
+    })
 }
 
 fn forwards(wanted: &[Forward], guest: Ipv4Addr) -> Vec<network::Forward> {

@@ -73,7 +73,7 @@ impl Scene {
         let mut bridges = Vec::new();
         for net in &args.net {
             let bridge = match net {
-                Net::Bridge { bridge, mac: None } => bridge.clone(),
+                Net::Bridge { bridge, mac: None, ip: None, .. } => bridge.clone(),
                 Net::Nat { mac: None, ip: None, .. } => own_network().to_owned(),
                 other => {
                     let text = format!("`{other}` cannot be prepared: write nat or bridge=NAME");

@@ -137,6 +137,7 @@ pub(in crate::cli::commands) fn of_stopped(
             macs: record.macs.clone(),
             hostname: Some(record.spec.name.clone()),
             addresses: Vec::new(),
+            heard: Vec::new(),
             machine_id: None,
         },
         kernel: record.spec.boot.kernel.as_ref().map(|from| draft.copy_in("kernel", from)).transpose()?,
