@@ -67,7 +67,12 @@ const PROGRAMS: [Program; 3] = [
         name: "identify",
         targets: &[
             Target { triple: "x86_64-unknown-linux-gnu", arch: "x86_64", flags: "static.toml", cross: None },
-            Target { triple: "aarch64-unknown-linux-gnu", arch: "aarch64", flags: "static.toml", cross: None },
+            Target {
+                triple: "aarch64-unknown-linux-gnu",
+                arch: "aarch64",
+                flags: "static.toml",
+                cross: None,
+            },
         ],
     },
 ];

@@ -12,8 +12,8 @@ pub use capacity::{Needs, Shortage, shortages};
 
 use crate::image::overlay::{self, OverlayError};
 use crate::machine::DiskFormat;
-use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::snapshot::store::{Snapshot, SnapshotStore};
+use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::spec::{Mac, Net};
 use crate::store::{Home, Origin, Record, SCHEMA, StoreError, VmDir, spare_name};
 
@@ -106,13 +106,9 @@ pub fn make(
         *net = match net {
             Net::User { .. } => Net::User { forwards: Vec::new(), mac: None },
             Net::Nat { .. } => Net::Nat { forwards: Vec::new(), mac: None, ip: None },
-            Net::Bridge { bridge, .. } => Net::Bridge {
-                bridge: bridge.clone(),
-                mac: None,
-                ip: None,
-                gateway: None,
-                dns: Vec::new(),
-            },
+            Net::Bridge { bridge, .. } => {
+                Net::Bridge { bridge: bridge.clone(), mac: None, ip: None, gateway: None, dns: Vec::new() }
+            }
             Net::None { .. } => Net::None { mac: None },
         };
     }

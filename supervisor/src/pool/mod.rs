@@ -80,7 +80,8 @@ pub fn claim(
             }
             Err(LaunchError::Refused(Failure { kind: FailureKind::Claimed, .. })) => {}
             // Its supervisor was killed, before it said yes or just after.
-            Err(LaunchError::Client(ClientError::Gone | ClientError::Io(_)) | LaunchError::NotRunning(_)) => {}
+            Err(LaunchError::Client(ClientError::Gone | ClientError::Io(_)) | LaunchError::NotRunning(_)) => {
+            }
             Err(error) => return Err(error),
         }
     }
@@ -93,4 +94,3 @@ fn call(spare: &VmDir, request: &Request) -> Result<serde_json::Value, LaunchErr
     };
     Ok(Client::call(&mut client, request, |_| ())?)
 }
-

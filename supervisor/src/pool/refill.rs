@@ -158,8 +158,7 @@ fn make(
 ) -> Result<(), PoolError> {
     let _pins = store.pin(snapshot)?;
     let options = Options { ephemeral: true, ttl_seconds: None, memory: true };
-    let spare =
-        clone::make(home, snapshot, Place::Spare(pool.name()), &options, &mut Macs::in_use(home)?)?;
+    let spare = clone::make(home, snapshot, Place::Spare(pool.name()), &options, &mut Macs::in_use(home)?)?;
     let begin = Begin::Restore(Restore {
         snapshot: snapshot.id(),
         identity: record.identity,

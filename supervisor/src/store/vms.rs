@@ -242,7 +242,9 @@ impl VmDir {
             return Ok(());
         }
         // A supervisor that is just removing its VM still holds its lock.
-        let Some(_lock) = self.try_lock_supervisor()? else { return Err(StoreError::Taken(self.name.clone())) };
+        let Some(_lock) = self.try_lock_supervisor()? else {
+            return Err(StoreError::Taken(self.name.clone()));
+        };
         self.clear_run();
         fs::remove_dir_all(&self.run).map_err(StoreError::io("remove", &self.run))
     }
@@ -250,7 +252,9 @@ impl VmDir {
     /// Does the rest of [`VmDir::become_vm`] where it was cut short: the run folder is still the spare's, which the VM's id names.
     fn finish_claim(&self) -> Result<(), StoreError> {
         let spares = self.run.parent().and_then(Path::parent).map(|run| run.join(SPARES));
-        let Some(spares) = spares.filter(|spares| !self.run.exists() && spares.is_dir()) else { return Ok(()) };
+        let Some(spares) = spares.filter(|spares| !self.run.exists() && spares.is_dir()) else {
+            return Ok(());
+        };
         let Ok(record) = self.record() else { return Ok(()) };
         match fs::rename(spares.join(spare_name(record.id)), &self.run) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("rename into", &self.run)(e)),
@@ -261,7 +265,9 @@ impl VmDir {
     /// Sees to it that the record survives a power cut.
     pub fn sync_record(&self) -> Result<(), StoreError> {
         let path = self.state.join("vm.json");
-        fs::File::open(&path).and_then(|file| file.sync_data()).map_err(StoreError::io("write to disk", &path))
+        fs::File::open(&path)
+            .and_then(|file| file.sync_data())
+            .map_err(StoreError::io("write to disk", &path))
     }
 
     /// Waits for the right to change this VM. Every command that starts, edits or removes a VM holds it meanwhile.
@@ -426,17 +432,17 @@ impl VmDir {
 
 /// Reads a record of what has this name.
 pub(super) fn read_json<T: DeserializeOwned>(name: &str, path: &Path) -> Result<Option<T>, StoreError> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(StoreError::io("read", path)(e)),
-        };
-        match serde_json::from_slice::<Version>(&text) {
-            Ok(Version { schema }) if schema > u64::from(SCHEMA) => {
-                Err(StoreError::Newer { path: path.to_owned(), found: schema, known: SCHEMA })
-            }
-            _ => serde_json::from_slice(&text).map(Some).map_err(|e| damaged(name, path, e.to_string())),
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StoreError::io("read", path)(e)),
+    };
+    match serde_json::from_slice::<Version>(&text) {
+        Ok(Version { schema }) if schema > u64::from(SCHEMA) => {
+            Err(StoreError::Newer { path: path.to_owned(), found: schema, known: SCHEMA })
         }
+        _ => serde_json::from_slice(&text).map(Some).map_err(|e| damaged(name, path, e.to_string())),
+    }
 }
 
 fn damaged(name: &str, path: &Path, reason: String) -> StoreError {

@@ -634,6 +634,9 @@ impl Driver {
         // Its supervisor was killed at the moment when it became a VM.
         if self.run.spare.take().is_some() && matches!(self.machine.state(), State::Paused { .. }) {
             let _ = self.feed_ask(Ask::Resume);
+            if matches!(self.plan.as_ref().map(|plan| &plan.ready), Some(None | Some(Ready::Serial(_)))) {
+                self.ready();
+            }
         }
         if self.run.unconfirmed == Some(Unconfirmed::Stop) {
             let detail = "its supervisor was killed before it had".to_owned();

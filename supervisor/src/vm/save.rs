@@ -386,7 +386,10 @@ impl Job {
         let snapshot = published?;
         if memory {
             let origin = Origin::new(snapshot.id(), snapshot.shown(), true);
-            self.shared.dir().write_origin(&origin).map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
+            self.shared
+                .dir()
+                .write_origin(&origin)
+                .map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
         }
         let sizes = self.store.sizes(&snapshot)?;
         let pause_ms = captured.pause.map(|pause| (pause.as_secs_f64() * 1e6).round() / 1e3);

@@ -237,11 +237,8 @@ fn find(context: &Context, args: &CloneArgs) -> Result<Source, Failed> {
 fn clone_all(context: &Context, args: &CloneArgs, source: &Source, names: &[String]) -> Outcome {
     let begun = begun(context, args, source)?;
     enough(context, source, begun, names.len())?;
-    let options = Options {
-        ephemeral: args.rm,
-        ttl_seconds: ttl_seconds(args),
-        memory: begun == Begun::Memory,
-    };
+    let options =
+        Options { ephemeral: args.rm, ttl_seconds: ttl_seconds(args), memory: begun == Begun::Memory };
     let macs = Mutex::new(Macs::in_use(context.home()?)?);
     let one = |name: &String| clone_one(context, args, source, &options, begun, &macs, name);
     if let [name] = names {

@@ -133,7 +133,8 @@ fn spares(context: &Context, dry_run: bool) -> Result<Vec<Cleared>, Failed> {
     let home = context.home()?;
     let mut cleared = Vec::new();
     for pool in home.pools()? {
-        let what = if pool.record()?.is_none() { "spare of a removed pool" } else { "spare without a supervisor" };
+        let what =
+            if pool.record()?.is_none() { "spare of a removed pool" } else { "spare without a supervisor" };
         for spare in pool::leftovers(home, &pool, dry_run)? {
             cleared.push(Cleared { what, vm: Some(spare), path: None, bytes: None });
         }

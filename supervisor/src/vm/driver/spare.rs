@@ -81,13 +81,15 @@ impl Driver {
     pub(super) fn retire(&mut self) -> Result<(), Failure> {
         let Some(spare) = &mut self.run.spare else { return Err(no_spare()) };
         spare.ready = false;
-        self.feed_ask(Ask::Kill { by: AskedBy::Host }).map_err(|why| Failure::new(FailureKind::WrongState, why))
+        self.feed_ask(Ask::Kill { by: AskedBy::Host })
+            .map_err(|why| Failure::new(FailureKind::WrongState, why))
     }
 
     /// Makes a spare a VM: first the folders, as a name that is taken leaves the spare as it was, then everything that knows of them.
     pub(super) fn claim(&mut self, claim: &Claim) -> Result<Claimed, Failure> {
         let store = |e: StoreError| {
-            let kind = if matches!(e, StoreError::Taken(_)) { FailureKind::WrongState } else { FailureKind::Other };
+            let kind =
+                if matches!(e, StoreError::Taken(_)) { FailureKind::WrongState } else { FailureKind::Other };
             Failure::new(kind, crate::error::chain(&e))
         };
         let parked = self.is_parked() && matches!(self.machine.state(), State::Paused { .. });
