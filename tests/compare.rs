@@ -51,20 +51,17 @@ fn junk_kernel(path: &Path) {
     let size = u64::from(header) + 24 + code.len() as u64;
     let mut elf: Vec<u8> = b"\x7fELF\x02\x01\x01".to_vec();
     elf.resize(16, 0);
-    let half = |elf: &mut Vec<u8>, value: u16| elf.extend(value.to_le_bytes());
-    let word = |elf: &mut Vec<u8>, value: u32| elf.extend(value.to_le_bytes());
-    let long = |elf: &mut Vec<u8>, value: u64| elf.extend(value.to_le_bytes());
+    let half = |values: &[u16]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let word = |values: &[u32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let long = |values: &[u64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     // An executable for x86-64 with two program headers behind this one.
-    [2, 62].into_iter().for_each(|value| half(&mut elf, value));
-    word(&mut elf, 1);
-    [u64::from(BASE + header + 24), 64, 0].into_iter().for_each(|value| long(&mut elf, value));
-    word(&mut elf, 0);
-    [64, 56, 2, 64, 0, 0].into_iter().for_each(|value| half(&mut elf, value));
-    for (kind, offset, length) in [(1_u32, 0, size), (4, u64::from(header), 24)] {
-        word(&mut elf, kind);
-        word(&mut elf, 7);
+    elf.extend(
+        [half(&[2, 62]), word(&[1]), long(&[u64::from(BASE + header + 24), 64, 0]), word(&[0])].concat(),
+    );
+    elf.extend(half(&[64, 56, 2, 64, 0, 0]));
+    for (kind, offset, length) in [(1, 0, size), (4, u64::from(header), 24)] {
         let address = u64::from(BASE) + offset;
-        [offset, address, address, length, length, 4].into_iter().for_each(|value| long(&mut elf, value));
+        elf.extend([word(&[kind, 7]), long(&[offset, address, address, length, length, 4])].concat());
     }
     elf.extend(note);
     elf.extend(code);

@@ -251,6 +251,33 @@ fn a_claim_that_was_cut_short_is_put_right_by_the_next_command() {
 }
 
 #[test]
+fn a_spare_whose_supervisor_is_killed_while_it_is_claimed_is_no_half_clone() {
+    for point in ["claim.begun", "claim.renamed", "claim.run-renamed", "claim.noted"] {
+        let sandbox = saved();
+        let mut set = sandbox.midge();
+        set.args(["pool", "set", SNAPSHOT, "--size", "1", "--identity", "none", "--wait"]);
+        let done = Sandbox::finish(set.env("MIDGE_FAULT", format!("supervisor:{point}")));
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let [spare] = &spares(&sandbox)[..] else { panic!("one spare") };
+        let state = spare_state(&sandbox, spare).unwrap();
+        let one = sandbox.run(&["clone", SNAPSHOT, "one", "--identity", "none", "-o", "json"]);
+        if point == "claim.begun" {
+            assert!(one.stdout.contains("\"begun\":\"memory\""), "{} {}", one.stdout, one.stderr);
+            sandbox.ok(&["rm", "--force", "one"]);
+        } else {
+            assert_eq!(one.code, 1, "{point}: {} {}", one.stdout, one.stderr);
+            assert!(!sandbox.vm_file("one", "vm.json").exists(), "{point}");
+        }
+        full(&sandbox, 1);
+        sandbox.ok(&["pool", "rm", SNAPSHOT]);
+        let qemu: ProcessId = serde_json::from_value(state["qemu"].clone()).unwrap();
+        assert!(!qemu.is_alive(), "{point}");
+        assert_eq!(sandbox.ok(&["gc"]), "", "{point}");
+        sandbox.ok(&["snapshot", "rm", SNAPSHOT]);
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let sandbox = saved();
     let identity = ["--identity", "none"];

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clone;
 pub mod compare;
 mod error;
+pub mod fault;
 pub mod host;
 pub mod identity;
 pub mod image;

@@ -1,15 +1,17 @@
-//! A disk of a stranger's on arbitrary bytes: what the check accepts, the library must open and read without a panic.
+//! A disk of a stranger's on arbitrary bytes: what the check accepts, the library must open and read without a panic. And a VMDK's header
+//! and description.
 #![no_main]
 
 use std::io::{Seek, Write};
 
 use libfuzzer_sys::fuzz_target;
 use supervisor::image::contents::{GuestDisk, ReadAt};
-use supervisor::image::import::qcow2;
+use supervisor::image::import::{qcow2, vmdk};
 use supervisor::machine::DiskFormat;
 
 fuzz_target!(|data: &[u8]| {
     let mut bytes = data.to_vec();
+    let _ = vmdk::stands_alone(&bytes);
     if let Some(magic) = bytes.get_mut(..4) {
         magic.copy_from_slice(b"QFI\xfb");
     }

@@ -1,7 +1,7 @@
 //! Clones: new VMs from snapshots.
 //!
 //! A clone's record is its source's, with a name, an id and MAC addresses of its own; its disk is an overlay on the snapshot's; its
-//! `origin.json` names the snapshot, which stays for as long as the clone does. Whether it goes on from the snapshot's memory or boots is
+//! its `origin` names the snapshot, which stays for as long as the clone does. Whether it goes on from the snapshot's memory or boots is
 //! decided by whoever starts it ([`crate::vm::Begin`]).
 
 mod capacity;
@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 pub use capacity::{Needs, Shortage, shortages};
 
+use crate::fault::{self, Point};
 use crate::image::overlay::{self, OverlayError};
 use crate::machine::DiskFormat;
 use crate::snapshot::store::{Snapshot, SnapshotStore};
@@ -134,7 +135,7 @@ pub fn make(
                 None,
             )?;
         }
-        Ok(Origin::new(snapshot.id(), snapshot.shown(), options.memory).write_to(folder)?)
+        Ok(Origin { snapshot: snapshot.id(), memory: options.memory }.write_to(folder)?)
     })
 }
 
@@ -156,8 +157,11 @@ pub fn put_back(vm: &VmDir, snapshot: &Snapshot, memory: bool) -> Result<(), Clo
         }
         overlay::create(&fresh, &snapshot.path(&layer.file), DiskFormat::Qcow2, None)?;
         std::fs::rename(&fresh, &disk).map_err(failed("put in place"))?;
+        fault::at(Point::DiskPutBack);
     }
-    Ok(vm.write_origin(&Origin::new(snapshot.id(), snapshot.shown(), memory))?)
+    vm.write_origin(Origin { snapshot: snapshot.id(), memory })?;
+    fault::at(Point::PutBack);
+    Ok(())
 }
 
 /// The snapshots that a store has of a VM, the latest last.

@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn a_dropped_file_is_no_longer_in_memory() {
         let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        io::Write::write_all(&mut file, &[1; 1 << 20]).unwrap();
+        io::Write::write_all(&mut file, &vec![1; 1 << 20]).unwrap();
         // fincore(1), of util-linux, counts the pages in the cache.
         let pages = || {
             let output = Command::new("fincore")

@@ -225,14 +225,15 @@ mod tests {
     #[test]
     fn far_numbers_get_a_logarithmic_scale_and_stay_inside() {
         let scale = Scale::of(&[120.0, 13_000.0], Unit::Ms).unwrap();
-        assert!(scale.log && scale.low == 100.0);
+        assert!(scale.log);
         assert_eq!(scale.ticks(), [100.0, 1000.0, 10_000.0]);
         for x in [120.0, 13_000.0] {
             assert!((0.0..WIDTH - LABEL).contains(&scale.place(x)));
         }
         let near = Scale::of(&[3.0, 4.0, 0.0], Unit::Ms).unwrap();
-        assert!(!near.log && near.ticks() == [0.0, 2.0, 4.0]);
-        let bytes = Scale::of(&[100.0 * 1024.0, 300.0 * 1048_576.0], Unit::Bytes).unwrap();
+        assert!(!near.log);
+        assert_eq!(near.ticks(), [0.0, 2.0, 4.0]);
+        let bytes = Scale::of(&[100.0 * 1024.0, 300.0 * 1024.0 * 1024.0], Unit::Bytes).unwrap();
         assert_eq!(
             bytes.ticks().iter().map(|x| show(*x, Unit::Bytes)).collect::<Vec<_>>(),
             ["64.0 KiB", "1.00 MiB", "16.0 MiB", "256 MiB"]

@@ -112,7 +112,9 @@ mod tests {
             file.write_all(&vec![byte; page]).unwrap();
         };
         // Three alike, one alone, two of zeros; the rest are holes.
-        [(3, 7), (4, 7), (40, 7), (41, 9), (50, 0), (51, 0)].into_iter().for_each(|(at, byte)| put(at, byte));
+        for (at, byte) in [(3, 7), (4, 7), (40, 7), (41, 9), (50, 0), (51, 0)] {
+            put(at, byte);
+        }
         let memory = pages(file.path()).unwrap();
         let pages = |count: usize| Some((count * page) as u64);
         assert_eq!((memory.touched, memory.nonzero, memory.equal), (pages(6), pages(4), pages(3)));

@@ -15,7 +15,7 @@ pub use refill::{Refilled, clear, fill, leftovers, memory_of, refill};
 
 use crate::clone::CloneError;
 use crate::snapshot::SnapshotError;
-use crate::store::{PoolDir, Spare, Status, StoreError, VmDir};
+use crate::store::{Home, PoolDir, Spare, Status, StoreError, VmDir, spare_name};
 use crate::vm::control::{Client, ClientError, Failure, FailureKind, Request};
 use crate::vm::{self, Claim, Claimed, LaunchError};
 
@@ -60,8 +60,9 @@ pub fn spare_of(vm: &VmDir) -> Option<Spare> {
 /// Claims a spare for a VM, of those that `fits` says yes to. Nothing where there is none.
 ///
 /// # Errors
-/// When the VM's name is taken, or a supervisor fails in another way than by not being a spare's any more.
+/// When the VM's name is taken, or a spare's supervisor was killed just when it had made it the VM.
 pub fn claim(
+    home: &Home,
     pool: &PoolDir,
     claim: &Claim,
     fits: impl Fn(&Spare) -> bool,
@@ -79,8 +80,13 @@ pub fn claim(
                 return Ok(Some(serde_json::from_value(value).map_err(strange)?));
             }
             Err(LaunchError::Refused(Failure { kind: FailureKind::Claimed, .. })) => {}
-            // Its supervisor was killed, before it said yes or just after.
-            Err(LaunchError::Client(ClientError::Gone | ClientError::Io(_)) | LaunchError::NotRunning(_)) => {
+            Err(LaunchError::NotRunning(_)) => {}
+            // Its supervisor was killed, perhaps after it had made it the VM.
+            Err(error @ LaunchError::Client(ClientError::Gone | ClientError::Io(_))) => {
+                let record = home.vm(&claim.name).record();
+                if record.is_ok_and(|record| spare_name(record.id) == spare.name()) {
+                    return Err(error);
+                }
             }
             Err(error) => return Err(error),
         }

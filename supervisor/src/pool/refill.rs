@@ -243,6 +243,7 @@ fn end(home: &Home, spare: &VmDir) -> Result<(), PoolError> {
     if spare.status() != Status::Stopped {
         return Err(PoolError::Stuck(spare.name().to_owned()));
     }
+    vm::refuse_nameless_qemu(spare)?;
     let macs = spare.record().map(|record| record.macs).unwrap_or_default();
     spare.remove(home)?;
     vm::forget_leases(home, &macs);

@@ -31,6 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::error::{SnapshotError, io_error, qemu_error};
 use super::stream;
+use crate::fault::{self, Point};
 use crate::machine;
 
 /// How long a state may take to be saved or loaded: some milliseconds on a host that is not overloaded.
@@ -221,7 +222,8 @@ pub struct HandOverError {
 /// `new` was started with `-incoming defer`, with the RAM file of `old` mapped privately, and with a disk whose backing file
 /// is the disk of `old`. Its monitor was greeted and its links are as they should be. `stderr` is as for [`load`].
 ///
-/// Where the guest stood still before, it is left so: `goes_on` is false then.
+/// Where the guest stood still before, it is left so: `goes_on` is false then. `keep` is given the state before the guest goes on:
+/// whoever is to save the guest again needs it, whatever becomes of this process.
 ///
 /// Where this fails, `discard` must end `new` before it answers: then the guest goes on in `old`. Where it succeeds the caller ends
 /// `old` (`quit`), whose RAM file and disk must not change from now on.
@@ -230,17 +232,24 @@ pub async fn hand_over<F: Future<Output = ()>>(
     new: &Monitor,
     stderr: Option<&Path>,
     goes_on: bool,
+    keep: impl FnOnce(&[u8]),
     discard: impl FnOnce() -> F,
 ) -> Result<HandedOver, HandOverError> {
     let handed = async {
         let since = pause(old).await?;
+        fault::at(Point::Paused);
         let state = state_of_template(old).await?;
         let saved = since.elapsed();
+        fault::at(Point::StateSaved);
         load(new, &state, stderr).await?;
         let loaded = since.elapsed();
+        fault::at(Point::StateLoaded);
+        keep(&state);
+        fault::at(Point::StateKept);
         if goes_on {
             resume(new).await?;
         }
+        fault::at(Point::Resumed);
         Ok(HandedOver { state, pause: since.elapsed(), saved, loaded })
     };
     match handed.await {

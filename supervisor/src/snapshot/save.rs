@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::ram::delta::{self, Delta};
 use super::ram::process::Mapping;
 use super::ram::{self, Copied, Extent, Form, Progress};
 use super::store::{Draft, Snapshot, SnapshotStore};
+use crate::fault::{self, Point};
 use crate::image::overlay;
 use crate::machine::DiskFormat;
 
@@ -62,6 +64,24 @@ pub fn settle_disk(disk: &Path) -> Result<(), SnapshotError> {
     }
 }
 
+/// As [`settle_disk`], for the disk of a VM that runs in the process `qemu`: a layer that it has not opened was of no use to anyone.
+pub fn settle_disk_of(disk: &Path, qemu: u32) -> Result<(), SnapshotError> {
+    let next = next_disk(disk);
+    let layer = match fs::metadata(&next) {
+        Ok(layer) => layer,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io_error("look at", &next)(e)),
+    };
+    let folder = PathBuf::from(format!("/proc/{qemu}/fd"));
+    let mut open = fs::read_dir(&folder).map_err(io_error("list", &folder))?.flatten();
+    let is_layer = |about: fs::Metadata| (about.dev(), about.ino()) == (layer.dev(), layer.ino());
+    if open.any(|entry| fs::metadata(entry.path()).is_ok_and(is_layer)) {
+        settle_disk(disk)
+    } else {
+        fs::remove_file(&next).map_err(io_error("remove", &next))
+    }
+}
+
 /// Takes a VM's disk into the draft and makes the layer that the VM is to go on with. Answers where that is.
 ///
 /// # Errors
@@ -73,11 +93,13 @@ pub fn prepare_disk(draft: &Draft, disk: &Path) -> Result<PathBuf, SnapshotError
     }
     settle_disk(disk)?;
     let below = draft.link_disk(disk)?;
+    fault::at(Point::DiskLinked);
     let next = next_disk(disk);
     overlay::create(&next, &below, DiskFormat::Qcow2, None).map_err(|e| {
         let source = io::Error::other(e);
         SnapshotError::Io { what: "make the next layer of the disk,", path: next.clone(), source }
     })?;
+    fault::at(Point::LayerMade);
     Ok(next)
 }
 
@@ -100,15 +122,17 @@ pub async fn hand_over<F: Future<Output = ()>>(
     disk: Option<&Path>,
     stderr: Option<&Path>,
     goes_on: bool,
+    keep: impl FnOnce(&[u8]),
     discard: impl FnOnce() -> F,
 ) -> Result<HandedOver, HandOverError> {
-    let handed = engine::hand_over(old, new, stderr, goes_on, discard).await;
+    let handed = engine::hand_over(old, new, stderr, goes_on, keep, discard).await;
     match &handed {
         Ok(_) => {
             // What fails here is done by the next start of the VM.
             if let Some(Err(e)) = disk.map(settle_disk) {
                 tracing::warn!("{}", crate::error::chain(&e));
             }
+            fault::at(Point::DiskTaken);
         }
         Err(_) => forget_next(disk),
     }
@@ -125,6 +149,7 @@ pub fn finish_hand_over(
     progress: Progress<'_>,
 ) -> Result<Captured, SnapshotError> {
     let copied = ram::copy(ram, &draft.path(RAM), progress)?;
+    fault::at(Point::RamCopied);
     finish(store, draft, &handed.state, Some(handed.pause), None, Some(copied))
 }
 
@@ -143,11 +168,14 @@ pub async fn save_and_stop(
         prepare_disk(draft, disk)?;
     }
     engine::pause(monitor).await.inspect_err(|_| forget_next(disk))?;
+    fault::at(Point::Paused);
     let captured = async {
         switch(monitor, draft, disk).await?;
         let state = engine::state_of_template(monitor).await?;
+        fault::at(Point::StateSaved);
         let flat = draft.path(RAM);
         let copied = if ram::take(ram, &flat)? { None } else { Some(ram::copy(ram, &flat, progress)?) };
+        fault::at(Point::RamTaken);
         finish(store, draft, &state, None, None, copied)
     };
     let captured = captured.await;
@@ -175,6 +203,7 @@ pub async fn save_disk(
 pub fn take_disk(store: &SnapshotStore, draft: &Draft, disk: &Path) -> Result<Captured, SnapshotError> {
     prepare_disk(draft, disk)?;
     settle_disk(disk)?;
+    fault::at(Point::DiskTaken);
     captured_disk(store, draft)
 }
 
@@ -229,19 +258,23 @@ pub async fn save_clone(
     }
 
     let since = engine::pause(monitor).await.inspect_err(|_| forget_next(disk))?;
+    fault::at(Point::Paused);
     let captured = async {
         switch(monitor, draft, disk).await?;
         let state = engine::state_of_clone(monitor, parent_state).await?;
+        fault::at(Point::StateSaved);
         let own = mapping.own_pages()?;
         let memory = mapping.memory()?;
         // The name of its base is of no account where the delta is only on its way into a flat file.
         let base = base.unwrap_or_default();
         delta::write(&draft.path(RAM_DELTA), base, size, &own, |at, into| memory.read(at, into))?;
+        fault::at(Point::DeltaWritten);
         Ok::<_, SnapshotError>(state)
     };
     let captured = captured.await;
     let resumed = if goes_on || captured.is_err() { engine::resume(monitor).await } else { Ok(()) };
     let pause = goes_on.then(|| since.elapsed());
+    fault::at(Point::Resumed);
     let state = captured?;
     resumed?;
 
@@ -264,7 +297,10 @@ async fn switch(monitor: &Monitor, draft: &Draft, disk: Option<&Path>) -> Result
         forget_next(Some(disk));
     }
     switched?;
-    settle_disk(disk)
+    fault::at(Point::Switched);
+    settle_disk(disk)?;
+    fault::at(Point::DiskTaken);
+    Ok(())
 }
 
 fn finish(

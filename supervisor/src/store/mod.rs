@@ -28,6 +28,7 @@ pub use origin::Origin;
 pub use pool::{PoolDir, PoolRecord};
 pub use record::{LastRun, Record};
 pub use run::{Heard, PortState, RamBase, RunState, Source, Spare};
+pub(crate) use vms::{NEXT_SOCKETS, SOCKETS};
 pub use vms::{Status, VmDir, spare_name};
 
 /// Version of every record's format. A record with a higher one was written by a newer midge and is left alone.

@@ -49,6 +49,15 @@ pub struct RunState {
     /// Another QEMU, which is to take the guest over from `qemu` while the VM is saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub successor: Option<ProcessId>,
+    /// The QEMU that the guest has gone over from, until it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<ProcessId>,
+    /// Ports of the host that lead into the guest once the successor is asked for them: the network's id and QEMU's word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards_due: Vec<(String, String)>,
+    /// The snapshot that the VM ends with: when it is whole, the guest must not go on, as it would write to the snapshot's RAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub becoming: Option<uuid::Uuid>,
     /// A new identity was asked of the guest, and it has not confirmed it: what becomes of it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unconfirmed: Option<Unconfirmed>,

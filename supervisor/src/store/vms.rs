@@ -9,11 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use super::home::{create_dirs, write_whole};
 use super::{Home, LastRun, Lock, Record, RunState, SCHEMA, StoreError};
+use crate::fault::{self, Point};
+use crate::host::proc::ProcessId;
 use crate::machine::DiskFormat;
 use crate::snapshot::SnapshotName;
 
 /// Where the run folders of spares lie, in the folder for run-time files.
 const SPARES: &str = "spares";
+
+/// The names of QEMU's sockets in the run folder: monitor, serial console, agent.
+pub(crate) const SOCKETS: [&str; 3] = ["monitor.sock", "console.sock", "agent.sock"];
+/// Those of a QEMU that is to take a guest over, until it has.
+pub(crate) const NEXT_SOCKETS: [&str; 3] = ["monitor.next.sock", "console.next.sock", "agent.next.sock"];
 
 /// One VM's two folders.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,11 +235,13 @@ impl VmDir {
             write_json(&self.state.join("vm.json"), &spare, false)?;
             return Err(taken());
         }
+        fault::at(Point::ClaimRenamed);
         if let Err(e) = fs::rename(&self.run, &vm.run) {
             write_json(&vm.state.join("vm.json"), &spare, false)?;
             rename_new(&vm.state, &self.state)?;
             return Err(StoreError::io("rename", &self.run)(e));
         }
+        fault::at(Point::ClaimRunRenamed);
         Ok(vm)
     }
 
@@ -346,9 +355,12 @@ impl VmDir {
         if run.supervisor.is_alive() {
             return Status::Supervised(run);
         }
-        match &run.qemu {
-            Some(qemu) if qemu.is_alive() => Status::Orphaned(run),
-            _ => Status::Stopped,
+        // While the VM was being saved there may have been two.
+        let qemus = [&run.qemu, &run.successor, &run.predecessor];
+        if qemus.into_iter().flatten().any(ProcessId::is_alive) {
+            Status::Orphaned(run)
+        } else {
+            Status::Stopped
         }
     }
 
@@ -381,7 +393,7 @@ impl VmDir {
         let _ = fs::remove_file(self.state.join("run.json"));
         crate::seed::clear(&self.run);
         for file in
-            ["state.json", "control.sock", "monitor.sock", "console.sock", "agent.sock", "ram", "base.state"]
+            ["state.json", "control.sock", "ram", "base.state"].iter().chain(&SOCKETS).chain(&NEXT_SOCKETS)
         {
             let _ = fs::remove_file(self.run.join(file));
         }
@@ -394,7 +406,7 @@ impl VmDir {
         let scratch = home.scratch("rm")?;
         let grave = scratch.path().join("vm");
         match fs::rename(&self.state, &grave) {
-            Ok(()) => {}
+            Ok(()) => fault::at(Point::OutOfSight),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(StoreError::io("remove", &self.state)(e)),
         }

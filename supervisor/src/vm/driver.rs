@@ -26,6 +26,7 @@ use super::plan::{Plan, Restored};
 use super::ports::Ports;
 use super::shared::{Shared, Snapshot};
 use super::state::{Action, Ask, Event, Machine, Policy, Spare, State, Timer};
+use crate::fault::{self, Point};
 use crate::host::proc::ProcessId;
 use crate::identity::Report;
 use crate::snapshot::store::{Removal, SnapshotStore};
@@ -54,10 +55,15 @@ pub(super) enum Input {
     Planned(Box<Result<Plan, Failure>>),
     /// The VM is being saved, or is not any more.
     Saving(bool),
-    /// This QEMU may take the guest over; none when the question is settled. Answered when that is noted.
-    Successor(Option<ProcessId>, oneshot::Sender<()>),
+    /// This QEMU may take the guest over, and is then to be asked for these ports; none when the question is settled. Answered when that
+    /// is noted.
+    Successor(Option<ProcessId>, Vec<(String, String)>, oneshot::Sender<()>),
     /// The guest has gone over to this QEMU; the link to the one before is wanted back.
     WentOver(Box<Link>, RamBase, oneshot::Sender<Option<Link>>),
+    /// The QEMU that the guest has gone over from is gone, and the ports that led into it lead into the other.
+    Alone,
+    /// The VM ends with this snapshot, or will not after all. Answered when that is noted.
+    Becomes(Option<uuid::Uuid>, oneshot::Sender<()>),
     /// What the guest says of the identity that was asked of it, or why it says nothing.
     Identified(Result<Report, String>),
     /// Somebody wants this spare to be a VM.
@@ -207,13 +213,23 @@ impl Driver {
             Input::Planned(planned) => self.spawn(*planned),
             Input::Identified(told) => self.identified(told),
             Input::Saving(saving) => self.run.saving = saving,
-            Input::Successor(successor, noted) => {
+            Input::Successor(successor, forwards, noted) => {
                 self.run.successor = successor;
+                self.run.forwards_due = forwards;
+                self.publish(None);
+                let _ = noted.send(());
+            }
+            Input::Alone => {
+                self.run.predecessor = None;
+                self.run.forwards_due.clear();
+            }
+            Input::Becomes(snapshot, noted) => {
+                self.run.becoming = snapshot;
                 self.publish(None);
                 let _ = noted.send(());
             }
             Input::WentOver(link, base, before) => {
-                self.run.qemu = link.process_id().cloned();
+                self.run.predecessor = std::mem::replace(&mut self.run.qemu, link.process_id().cloned());
                 self.run.successor = None;
                 self.run.base = Some(base);
                 self.shared.set_link(Some(link.handle()));
@@ -438,7 +454,7 @@ impl Driver {
         }
         let dir = &self.shared.dir();
         let given_up = dir.origin().and_then(|origin| match origin {
-            Some(origin) if origin.memory => dir.write_origin(&Origin { memory: false, ..origin }),
+            Some(origin) if origin.memory => dir.write_origin(Origin { memory: false, ..origin }),
             _ => Ok(()),
         });
         if let Err(e) = given_up {
@@ -490,6 +506,7 @@ impl Driver {
             self.begins_as(plan.restore.as_ref());
             // Before the RAM file is made, so that whoever finds us killed knows of it.
             self.publish(None);
+            fault::at(Point::RunNoted);
             let link = Link::launch(&self.shared, &plan, &self.shared.ports());
             self.plan = Some(plan);
             link
@@ -506,6 +523,8 @@ impl Driver {
                 if let Err(e) = self.shared.dir().write_run_mark(&self.run) {
                     tracing::error!("cannot note that the VM runs: {e}");
                 }
+                self.publish(None);
+                fault::at(Point::QemuNoted);
                 self.feed(Event::Spawned);
             }
             Err(failure) => self.feed(Event::SpawnFailed { detail: failure.to_string() }),
@@ -550,6 +569,9 @@ impl Driver {
     fn resumed(&mut self) {
         self.mark(PhaseName::Resumed);
         let Some(plan) = &self.plan else { return };
+        if plan.restore.is_some() {
+            fault::at(Point::GoesOn);
+        }
         let shown = match &plan.ready {
             None => true,
             Some(Ready::Serial(_)) => plan.restore.is_some(),
@@ -570,6 +592,7 @@ impl Driver {
 
     /// What has become of the identity that was asked of the guest.
     fn identified(&mut self, told: Result<Report, String>) {
+        fault::at(Point::Identified);
         let earlier = self.run.identity.take().and_then(|report| serde_json::from_value(report).ok());
         let judged = told.and_then(|report| {
             let report = match earlier {
@@ -617,9 +640,12 @@ impl Driver {
             self.spawned_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         }
         let ready = self.run.phases.iter().any(|p| p.name == PhaseName::Ready);
-        // It stood still for the sake of a save that was cut short.
-        let interrupted =
-            std::mem::take(&mut self.run.saving) && matches!(self.run.state, State::Booting | State::Running);
+        // It stood still for the sake of a save that was cut short, or stands where it was restored.
+        let interrupted = match self.run.state {
+            State::Booting | State::Running => std::mem::take(&mut self.run.saving),
+            State::Starting => true,
+            _ => false,
+        };
         if let Some(ProcessId { pid, .. }) = self.run.qemu {
             self.history.add(Happening::Adopted { pid });
         }
@@ -642,10 +668,23 @@ impl Driver {
             let detail = "its supervisor was killed before it had".to_owned();
             self.feed(Event::Unconfirmed { detail });
         }
-        if interrupted && matches!(self.machine.state(), State::Paused { .. }) {
+        if self.has_become_a_snapshot() {
+            self.feed(Event::Saved);
+        } else if interrupted && matches!(self.machine.state(), State::Paused { .. }) {
             let _ = self.feed_ask(Ask::Resume);
         }
         self.publish(None);
+    }
+
+    /// Whether the snapshot that the VM was to end with is whole: its RAM file is the one that the guest would write to.
+    fn has_become_a_snapshot(&mut self) -> bool {
+        let Some(id) = self.run.becoming.take() else { return false };
+        // One that cannot be read is there all the same.
+        let whole = !matches!(SnapshotStore::new(&self.shared.home).by_id(id), Ok(None));
+        if !whole {
+            self.shared.dir().clear_suspended();
+        }
+        whole
     }
 
     fn arm_ttl(&mut self) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::begin::{self, Begin};
 use super::control::{Client, ClientError, Failure, FailureKind, Reply, Request};
+use super::link::Found;
 use super::sockets::SocketDir;
 use super::{Cause, End, State};
 use crate::store::{Home, LastRun, RunState, SCHEMA, Status, StoreError, VmDir};
@@ -143,9 +144,11 @@ pub fn close_unfinished(vm: &VmDir) -> Result<(), StoreError> {
 /// Refuses to go on beside a QEMU whose supervisor was killed and whose number nobody knows, because the state file that
 /// named it is damaged: two on one disk would ruin it, and so would taking the disk away or changing it. For a VM that seems to
 /// be stopped, before anything is done with it.
+///
+/// One whose supervisor was killed between starting it and noting it has no guest yet, and is ended.
 pub fn refuse_nameless_qemu(vm: &VmDir) -> Result<(), LaunchError> {
     let listens = || SocketDir::open(vm.run_dir()).and_then(|dir| dir.connect("monitor.sock")).is_ok();
-    if vm.status() != Status::Stopped || !listens() {
+    if vm.status() != Status::Stopped || !listens() || ended_before_its_guest(vm)? {
         return Ok(());
     }
     let name = vm.name();
@@ -155,6 +158,19 @@ pub fn refuse_nameless_qemu(vm: &VmDir) -> Result<(), LaunchError> {
     );
     let next = format!("find it with `pgrep -f vms/{name}/console.log` and end it");
     Err(Failure::new(FailureKind::WrongState, why).hint(next).into())
+}
+
+fn ended_before_its_guest(vm: &VmDir) -> Result<bool, LaunchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(LaunchError::Spawn)?.block_on(async {
+        match Found::own(vm).await {
+            Some(found) if !found.has_run() => {
+                found.quit().await;
+                true
+            }
+            _ => false,
+        }
+    }))
 }
 
 /// A connection to the supervisor of a spare, when one listens. None is started in its place: a spare without one is of no use.

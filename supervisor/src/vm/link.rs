@@ -29,6 +29,7 @@ use super::qemu::Process;
 use super::shared::Shared;
 use super::sockets::SocketDir;
 use super::state::{Action, Event, Exit};
+use crate::fault::{self, Point};
 use crate::host::oom;
 use crate::host::proc::ProcessId;
 use crate::identity::Wanted;
@@ -36,7 +37,7 @@ use crate::machine::{self, Succession, Successor};
 use crate::snapshot::save;
 use crate::snapshot::store::SnapshotStore;
 use crate::spec::{Kind, Ready, Size};
-use crate::store::VmDir;
+use crate::store::{NEXT_SOCKETS, SOCKETS, VmDir};
 
 /// How long a monitor command may take. QEMU answers in well under a millisecond unless the host is overloaded.
 pub(super) const MONITOR_DEADLINE: Duration = Duration::from_secs(20);
@@ -108,6 +109,7 @@ impl Link {
         let process = Process::spawn(&plan.qemu.path, &arguments, &inherited, stderr).map_err(|e| {
             Failure::new(FailureKind::HostUnfit, format!("cannot run {}: {e}", plan.qemu.path.display()))
         })?;
+        fault::at(Point::QemuSpawned);
         // QEMU holds the listening ends now. Without our copies, everything connected ends when QEMU does.
         drop(listening);
         let identify = plan.identify(dir)?;
@@ -130,7 +132,7 @@ impl Link {
             .command_line
             .split_first()
             .ok_or_else(|| failed("the first one has no command line".to_owned()))?;
-        let (listening, ends) = sockets(&shared.dir(), SUCCESSORS_SOCKETS)?;
+        let (listening, ends) = sockets(&shared.dir(), NEXT_SOCKETS)?;
         let numbers: Vec<_> = taps.iter().map(|tap| tap.as_ref().map(AsRawFd::as_raw_fd)).collect();
         let new = Successor {
             sockets: listening.each_ref().map(AsRawFd::as_raw_fd),
@@ -279,7 +281,9 @@ impl Link {
                 let pid = pid.ok_or_else(|| Failure::new(FailureKind::Other, "QEMU is gone"))?;
                 let store = SnapshotStore::new(&shared.home);
                 let stderr = shared.dir().qemu_log();
-                Ok::<_, Failure>(save::load(&store, &snapshot, &monitor, pid, Some(&stderr)).await?)
+                save::load(&store, &snapshot, &monitor, pid, Some(&stderr)).await?;
+                fault::at(Point::Loaded);
+                Ok::<_, Failure>(())
             };
             shared.tell(Input::Event(match load.await {
                 Ok(()) => Event::Loaded,
@@ -379,14 +383,9 @@ impl Handle {
     }
 }
 
-/// The names of QEMU's sockets in the run folder: monitor, serial console, agent.
-const SOCKETS: [&str; 3] = ["monitor.sock", "console.sock", "agent.sock"];
-/// Those of a QEMU that is to take a guest over, until it has.
-const SUCCESSORS_SOCKETS: [&str; 3] = ["monitor.next.sock", "console.next.sock", "agent.next.sock"];
-
 /// Gives a successor's sockets the names by which a QEMU is found.
 pub(super) fn adopt_sockets(dir: &VmDir) -> std::io::Result<()> {
-    for (from, to) in SUCCESSORS_SOCKETS.into_iter().zip(SOCKETS) {
+    for (from, to) in NEXT_SOCKETS.into_iter().zip(SOCKETS) {
         match std::fs::rename(dir.run_dir().join(from), dir.run_dir().join(to)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -397,15 +396,52 @@ pub(super) fn adopt_sockets(dir: &VmDir) -> std::io::Result<()> {
 
 /// Removes the sockets of a successor that came to nothing.
 pub(super) fn remove_sockets(dir: &VmDir) {
-    for name in SUCCESSORS_SOCKETS {
+    for name in NEXT_SOCKETS {
         let _ = std::fs::remove_file(dir.run_dir().join(name));
     }
 }
 
-/// A connection to the monitor of a QEMU that was to take a guest over.
-pub(super) fn successors_monitor(dir: &VmDir) -> Option<tokio::net::UnixStream> {
-    let stream = SocketDir::open(dir.run_dir()).and_then(|run| run.connect(SUCCESSORS_SOCKETS[0])).ok()?;
-    tokio_stream(&stream).ok()
+/// A QEMU that no supervisor has, by its monitor's socket: what it says of its guest, and the means to end it.
+pub(super) struct Found {
+    monitor: Monitor,
+    events: Events,
+    status: String,
+}
+
+impl Found {
+    /// The QEMU that is to take a guest over.
+    pub(super) async fn successor(dir: &VmDir) -> Option<Self> {
+        Self::behind(dir, NEXT_SOCKETS[0]).await
+    }
+
+    /// The VM's own.
+    pub(super) async fn own(dir: &VmDir) -> Option<Self> {
+        Self::behind(dir, SOCKETS[0]).await
+    }
+
+    async fn behind(dir: &VmDir, socket: &str) -> Option<Self> {
+        let stream = SocketDir::open(dir.run_dir()).and_then(|run| run.connect(socket)).ok()?;
+        let (monitor, events) = Monitor::connect(tokio_stream(&stream).ok()?, MONITOR_DEADLINE).await.ok()?;
+        let status = monitor.execute(qmp::query_status {}, MONITOR_DEADLINE).await.ok()?;
+        Some(Self { monitor, events, status: status_name(&status) })
+    }
+
+    /// Its guest has run: it does not wait for its first instruction, nor for the state that it is to begin with.
+    pub(super) fn has_run(&self) -> bool {
+        !matches!(self.status.as_str(), "prelaunch" | "inmigrate")
+    }
+
+    /// Its guest runs, or has come to an end by itself: it does not stand where a state was loaded.
+    pub(super) fn went_on(&self) -> bool {
+        self.has_run() && self.status != "paused"
+    }
+
+    /// Ends it, and waits until its sockets are closed.
+    pub(super) async fn quit(mut self) {
+        let _ = self.monitor.execute(qmp::quit {}, MONITOR_DEADLINE).await;
+        let closed = async { while self.events.recv().await.is_some() {} };
+        let _ = tokio::time::timeout(MONITOR_DEADLINE, closed).await;
+    }
 }
 
 /// Makes QEMU's sockets under these names, and connects to each.

@@ -16,18 +16,24 @@ use tokio::sync::mpsc;
 
 use super::control::{Conversation, Failure, FailureKind, Reply};
 use super::driver::Input;
-use super::link::{self, Handle, Link, MONITOR_DEADLINE};
+use super::link::{self, Adopted, Found, Handle, Link, MONITOR_DEADLINE};
 use super::shared::Shared;
 use super::state::{Event, State};
 use crate::error::chain;
-use crate::host::proc::PidFd;
+use crate::fault::{self, Point};
+use crate::host::proc::{PidFd, ProcessId};
+use crate::identity;
 use crate::machine::{self, Ram, ResolvedAccel};
 use crate::snapshot::check::HostView;
 use crate::snapshot::manifest::{INITRD, KERNEL, MANIFEST_SCHEMA, Machine, Manifest, Source};
 use crate::snapshot::save::{self, Captured, CloneSource};
 use crate::snapshot::store::{Draft, Snapshot, SnapshotStore};
 use crate::snapshot::{SnapshotError, SnapshotName, engine, migratable};
+use crate::spec::Kind;
 use crate::store::{Origin, RamBase, Record, RunState, VmDir};
+
+/// How long the guest is waited for before it is saved unprepared.
+const PREPARATION: Duration = Duration::from_secs(10);
 
 /// What is to be saved of a VM, and what becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +153,7 @@ impl Job {
             Failure::new(FailureKind::WrongState, "its memory is not a file, and cannot be saved")
         })?;
         let paused = matches!(self.run.state, State::Paused { .. });
+        self.prepare_identity().await;
         engine::check_migratable(&self.monitor).await?;
         let draft = self.store.begin(&self.name, &[])?;
         let next = self.disk.as_deref().map(|disk| save::prepare_disk(&draft, disk)).transpose()?;
@@ -165,7 +172,9 @@ impl Job {
             }
         };
         let new = successor.handle();
-        self.shared.successor(new.process_id().cloned()).await;
+        fault::at(Point::Spawned);
+        self.shared.successor(new.process_id().cloned(), &succession.forwards).await;
+        fault::at(Point::Noted);
         let discard = {
             let (new, dir) = (new.clone(), self.shared.dir().clone());
             move || async move {
@@ -179,38 +188,47 @@ impl Job {
             Err(failure) => {
                 discard().await;
                 save::forget_next(self.disk.as_deref());
-                self.shared.successor(None).await;
+                self.shared.successor(None, &[]).await;
                 return Err(failure);
             }
         };
         self.handle.hold();
         let stderr = self.shared.dir().qemu_log();
+        // Kept until the snapshot has it: without it, what the guest has become could not be saved.
+        let kept = self.shared.dir().base_state();
+        let keep = |state: &[u8]| {
+            if let Err(e) = crate::store::write_whole(&kept, state, false) {
+                tracing::warn!("{}", chain(&e));
+            }
+        };
+        let disk = self.disk.as_deref();
         let handed =
-            save::hand_over(&self.monitor, &greeted, self.disk.as_deref(), Some(&stderr), !paused, discard)
-                .await;
+            save::hand_over(&self.monitor, &greeted, disk, Some(&stderr), !paused, keep, discard).await;
         let handed = match handed {
             Ok(handed) => handed,
             Err(error) => {
+                let _ = std::fs::remove_file(kept);
                 self.handle.release(&self.shared);
-                self.shared.successor(None).await;
+                self.shared.successor(None, &[]).await;
                 return Err(Failure::new(FailureKind::Other, chain(&error)));
             }
         };
         // From here on the guest is the successor's.
         let base = RamBase { snapshot: draft.id(), file: ram.clone() };
+        let before = self.shared.went_over(successor, base).await;
+        fault::at(Point::WentOver);
+        // Not before it is noted: by the names of the sockets a supervisor that finds two QEMUs tells them apart.
         if let Err(e) = link::adopt_sockets(&self.shared.dir()) {
             tracing::error!("the sockets of the new QEMU keep their names: {e}");
         }
-        // Kept until the snapshot has it: without it, what the guest has become could not be saved.
-        let kept = self.shared.dir().base_state();
-        if let Err(e) = crate::store::write_whole(&kept, &handed.state, false) {
-            tracing::warn!("{}", chain(&e));
-        }
-        let before = self.shared.went_over(successor, base).await;
+        fault::at(Point::SocketsAdopted);
         new.release(&self.shared);
         quit(&self.monitor, &self.handle).await;
         drop(before);
+        fault::at(Point::FirstGone);
         forward(&greeted, &succession.forwards).await;
+        self.shared.tell(Input::Alone);
+        fault::at(Point::Forwarded);
 
         let arguments = succession_of(&self.handle);
         let store = self.store.clone();
@@ -226,6 +244,7 @@ impl Job {
 
     /// A clone: what differs from its parent.
     async fn clone_of(self, base: RamBase, talk: &mut Conversation) -> Result<Saved, Failure> {
+        self.prepare_identity().await;
         let parent = self.parent(&base)?;
         let draft = self.store.begin(&self.name, parent.snapshot.as_slice())?;
         let (draft, captured) = self.capture_clone(draft, base, parent.clone(), true, talk).await?;
@@ -263,16 +282,22 @@ impl Job {
                 (draft, captured?, None)
             }
         };
+        let id = draft.id();
+        self.shared.becomes(Some(id)).await;
+        fault::at(Point::Becoming);
+        if suspend && let Err(e) = self.shared.dir().write_suspended(id) {
+            tracing::error!("the VM will boot instead of going on: {}", chain(&e));
+        }
+        fault::at(Point::Suspended);
         let published = self.publish(talk, draft, captured, parent.as_ref(), &arguments).await;
         match published {
             Ok(saved) => {
-                if suspend && let Err(e) = self.shared.dir().write_suspended(saved.id) {
-                    tracing::error!("the VM will boot instead of going on: {}", chain(&e));
-                }
                 self.shared.tell(Input::Event(Event::Saved));
                 Ok(Saved { pause_ms: None, ..saved })
             }
             Err(failure) => {
+                self.shared.dir().clear_suspended();
+                self.shared.becomes(None).await;
                 // It stands still, and nothing of it is lost.
                 if let Err(e) = engine::resume(&self.monitor).await {
                     tracing::error!("{}", chain(&e));
@@ -326,6 +351,18 @@ impl Job {
         self.handle.release(&self.shared);
         let (draft, captured) = done?;
         Ok((draft, captured?))
+    }
+
+    /// Puts into the guest what will give its clones their identities, so that each need not be sent it again. A guest that cannot take
+    /// it now is sent it then.
+    async fn prepare_identity(&self) {
+        if self.shared.kind() != Kind::Linux || !self.handle.agent.is_up() {
+            return;
+        }
+        let Ok(agent) = self.handle.agent.client().await else { return };
+        if let Err(e) = identity::prepare(&agent, self.shared.arch(), PREPARATION).await {
+            tracing::info!("the guest is not prepared for clones: {}", chain(&e));
+        }
     }
 
     /// What the guest's state stands on.
@@ -385,11 +422,12 @@ impl Job {
         let published = in_background(talk, move |_| draft.publish(&manifest, digests)).await?;
         let snapshot = published?;
         if memory {
-            let origin = Origin::new(snapshot.id(), snapshot.shown(), true);
+            let origin = Origin { snapshot: snapshot.id(), memory: true };
             self.shared
                 .dir()
-                .write_origin(&origin)
+                .write_origin(origin)
                 .map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
+            fault::at(Point::OriginNoted);
         }
         let sizes = self.store.sizes(&snapshot)?;
         let pause_ms = captured.pause.map(|pause| (pause.as_secs_f64() * 1e6).round() / 1e3);
@@ -529,42 +567,55 @@ async fn forward(monitor: &Monitor, forwards: &[(String, String)]) {
 /// Puts right what a supervisor that was killed while it saved its VM has left: of two QEMUs the one that the guest is not in is
 /// ended, and the other is the VM's.
 pub(super) async fn settle(dir: &VmDir, run: &mut RunState) -> Result<(), Failure> {
-    let Some(successor) = run.successor.take() else { return Ok(()) };
     let failed = |e: std::io::Error| {
         Failure::new(FailureKind::Other, format!("cannot tell which QEMU the guest is in: {e}"))
     };
-    let went_over = match successor.open().map_err(failed)? {
-        None => false,
-        Some(new) => {
-            let runs = runs_in(dir).await;
-            if !runs {
-                end(&new).await.map_err(failed)?;
-            }
-            runs
-        }
-    };
-    if went_over {
-        if let Some(old) = &run.qemu
-            && let Some(old) = old.open().map_err(failed)?
-        {
+    match (run.predecessor.take(), run.successor.take()) {
+        (Some(old), _) => {
             end(&old).await.map_err(failed)?;
+            link::adopt_sockets(dir).map_err(failed)?;
         }
-        link::adopt_sockets(dir).map_err(failed)?;
-        run.qemu = Some(successor);
-    } else {
-        link::remove_sockets(dir);
+        (None, Some(new)) => {
+            let found = Found::successor(dir).await;
+            if new.is_alive() && found.is_some_and(|found| found.went_on()) {
+                if let Some(old) = &run.qemu {
+                    end(old).await.map_err(failed)?;
+                }
+                link::adopt_sockets(dir).map_err(failed)?;
+                run.qemu = Some(new);
+                // The state that it stands on is in no snapshot, but kept beside the sockets.
+                let snapshot = uuid::Uuid::nil();
+                run.base = run.ram_file.clone().map(|file| RamBase { snapshot, file });
+            } else {
+                end(&new).await.map_err(failed)?;
+                link::remove_sockets(dir);
+                run.forwards_due.clear();
+            }
+        }
+        (None, None) => {
+            // One that was started and not noted yet: it has nothing of the guest.
+            if let Some(new) = Found::successor(dir).await {
+                new.quit().await;
+            }
+            link::remove_sockets(dir);
+        }
     }
-    Ok(())
+    match &run.qemu {
+        Some(qemu) if qemu.is_alive() => Ok(save::settle_disk_of(&dir.disk(), qemu.pid)?),
+        _ => Ok(()),
+    }
 }
 
-async fn end(process: &PidFd) -> std::io::Result<()> {
+/// Opens the ports of the host that a supervisor which was killed had yet to ask for.
+pub(super) async fn open_ports(adopted: &Adopted, due: Vec<(String, String)>) {
+    if let Ok(monitor) = adopted.link.handle().monitor() {
+        forward(&monitor, &due).await;
+    }
+}
+
+/// Ends a process at once; one that is gone already is fine.
+async fn end(process: &ProcessId) -> std::io::Result<()> {
+    let Some(process) = process.open()? else { return Ok(()) };
     process.signal(crate::host::proc::Signal::KILL)?;
     process.ended().await
-}
-
-/// Whether the guest runs in the successor, by its own word.
-async fn runs_in(dir: &VmDir) -> bool {
-    let Some(stream) = link::successors_monitor(dir) else { return false };
-    let Ok((monitor, _events)) = Monitor::connect(stream, MONITOR_DEADLINE).await else { return false };
-    monitor.execute(qmp::query_status {}, MONITOR_DEADLINE).await.is_ok_and(|status| status.running)
 }

@@ -144,9 +144,9 @@ impl Shared {
     }
 
     /// Notes which QEMU may take the guest over, before it can.
-    pub(super) async fn successor(&self, successor: Option<ProcessId>) {
+    pub(super) async fn successor(&self, successor: Option<ProcessId>, forwards: &[(String, String)]) {
         let (noted, done) = oneshot::channel();
-        self.tell(Input::Successor(successor, noted));
+        self.tell(Input::Successor(successor, forwards.to_vec(), noted));
         // Fails only when the driver has gone, and the guest with it.
         let _ = done.await;
     }
@@ -170,6 +170,13 @@ impl Shared {
         let (tell, told) = oneshot::channel();
         self.tell(Input::Retire(tell));
         told.await.unwrap_or_else(|_| Err(spare::no_spare()))
+    }
+
+    /// Notes which snapshot the VM ends with, before that is whole; none where nothing came of it.
+    pub(super) async fn becomes(&self, snapshot: Option<uuid::Uuid>) {
+        let (noted, done) = oneshot::channel();
+        self.tell(Input::Becomes(snapshot, noted));
+        let _ = done.await;
     }
 
     /// The host's ends of the guest's interfaces.

@@ -36,6 +36,7 @@ const PREDECESSOR: Duration = Duration::from_secs(10);
 /// Standard input is one end of a socket pair, whose other end the starting command holds: the greeting goes there, and
 /// it is the first conversation. Standard error is the VM's log.
 pub fn supervise(home: &Home, name: &str) -> ExitCode {
+    crate::fault::in_supervisor();
     // Away from the terminal of the command that started us: no hang-up and no Ctrl-C reaches the VM.
     let session = own_session();
     let level =
@@ -163,17 +164,23 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let lock = take_charge(&dir).await?;
     let record = dir.record().map_err(store)?;
     let orphan = match dir.status() {
-        Status::Orphaned(run) => Some(run),
+        Status::Orphaned(mut run) => {
+            save::settle(&dir, &mut run).await?;
+            dir.write_run_state(&run).map_err(store)?;
+            if run.qemu.as_ref().is_some_and(ProcessId::is_alive) {
+                Some(run)
+            } else {
+                super::close_unfinished(&dir).map_err(store)?;
+                None
+            }
+        }
         Status::Stopped | Status::Supervised(_) => None,
     };
     let io = |e: std::io::Error| Failure::new(FailureKind::Other, format!("cannot listen for commands: {e}"));
     let us = ProcessId::current().map_err(io)?;
     let (mut plan, mut run) = match orphan {
         // Whatever has become of the image or the host: the guest runs, and somebody must watch it.
-        Some(mut run) => {
-            save::settle(&dir, &mut run).await?;
-            (Plan::for_adoption(&record, &run), RunState { supervisor: us, ..run })
-        }
+        Some(run) => (Plan::for_adoption(&record, &run), RunState { supervisor: us, ..run }),
         None => {
             let restore = match &begin {
                 Begin::Adopt => {
@@ -201,6 +208,9 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     };
     if run.qemu.is_some() && adopted.is_none() {
         return Err(Failure::new(FailureKind::WrongState, format!("`{name}` ended just now")));
+    }
+    if let Some(adopted) = &adopted {
+        save::open_ports(adopted, std::mem::take(&mut run.forwards_due)).await;
     }
     let known = run.heard.clone();
     // From here on other commands see that it runs, so none of them clears away what is made for it.
@@ -287,6 +297,9 @@ fn fresh_run(record: &Record, supervisor: ProcessId, begin: &Begin) -> RunState 
         identity: None,
         saving: false,
         successor: None,
+        predecessor: None,
+        forwards_due: Vec::new(),
+        becoming: None,
         unconfirmed: None,
         spare,
         phases: Vec::new(),

@@ -14,6 +14,7 @@ use crate::cli::exit::{ExitKind, Failed, io_kind};
 use crate::cli::follow::{self, Show};
 use crate::cli::{Outcome, describe, output, snapshots};
 use crate::clone::{self, CloneError, Macs, Needs, Options, Place};
+use crate::fault::{self, Point};
 use crate::host::{HostRoot, Memory, Space};
 use crate::image::overlay::OverlayError;
 use crate::pool;
@@ -24,7 +25,7 @@ use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::spec::Net;
 use crate::store::{PoolDir, Spare, Status, StoreError, VmDir};
 use crate::vm::control::{Client, Until};
-use crate::vm::{self, Begin, Claim, Claimed, How, Identity, Phase, Restore, Unconfirmed};
+use crate::vm::{self, Begin, Claim, Claimed, How, Identity, LaunchError, Phase, Restore, Unconfirmed};
 
 /// How many clones are started at the same time for each CPU: one waits for its QEMU while another computes.
 const AT_ONCE: usize = 2;
@@ -135,7 +136,12 @@ fn claim_all(
             ttl_seconds: ttl_seconds(args),
             unconfirmed: unconfirmed(args),
         };
-        let Some(claimed) = pool::claim(pool, &claim, fits)? else { return Ok(names[done..].to_vec()) };
+        let home = context.home()?;
+        let claimed = pool::claim(home, pool, &claim, fits).map_err(|error| match error {
+            error @ LaunchError::Client(_) => give_up(context, args, &home.vm(name), error.into()),
+            error => error.into(),
+        });
+        let Some(claimed) = claimed? else { return Ok(names[done..].to_vec()) };
         print_claimed(context, args, &snapshot, name, &claimed)?;
     }
     Ok(Vec::new())
@@ -178,6 +184,7 @@ fn make_all(context: &Context, args: &CloneArgs, names: &[String]) -> Outcome {
     snapshots::sweep(context)?;
     let source = find(context, args)?;
     let outcome = clone_all(context, args, &source, names);
+    fault::at(Point::ClonesDone);
     if source.implicit {
         // Its files stay for as long as a clone needs them.
         for name in &source.snapshot.names {
@@ -200,6 +207,7 @@ fn find(context: &Context, args: &CloneArgs) -> Result<Source, Failed> {
     let store = snapshots::store(context)?;
     let pinned = |snapshot: Snapshot, implicit| {
         let pins = store.pin(&snapshot)?;
+        fault::at(Point::Pinned);
         Ok(Source { store: store.clone(), snapshot, implicit, _pins: pins })
     };
     if args.source.contains('@') {
@@ -228,6 +236,7 @@ fn find(context: &Context, args: &CloneArgs) -> Result<Source, Failed> {
     }
     let how = if args.how.cold || args.how.stopped { How::Disk } else { How::Live };
     let saved = save::of_running(context, &vm, name.clone(), how, None)?;
+    fault::at(Point::SourceSaved);
     if let Some(pause) = saved.pause_ms {
         context.voice.detail(format_args!("`{}` stood still for {pause:.1} ms", vm.name()));
     }
@@ -318,9 +327,10 @@ fn enough(context: &Context, source: &Source, begun: Begun, count: usize) -> Res
         Begun::Memory | Begun::Pool => Needs::of_memory_clone(delta.map_or(0, |ram| ram.part.size), natted),
         Begun::Cold => Needs::of_boot(manifest.spec.memory.bytes(), natted),
     };
-    let addresses = match natted > 0 && begun != Begun::Stopped {
-        true => Some(vm::free_addresses(home).map_err(|e| Failed::wrap(ExitKind::Other, e))?),
-        false => None,
+    let addresses = if natted > 0 && begun != Begun::Stopped {
+        Some(vm::free_addresses(home).map_err(|e| Failed::wrap(ExitKind::Other, e))?)
+    } else {
+        None
     };
     let short = clone::shortages(count as u64, needs, memory.available, disk.available, addresses);
     if short.is_empty() {
@@ -347,6 +357,7 @@ fn clone_one(
         clone::make(home, &source.snapshot, Place::Vm(name), options, &mut macs)
     };
     let vm = made?;
+    fault::at(Point::CloneMade);
     let phases = match begun {
         Begun::Stopped => Vec::new(),
         _ => match start(context, args, source, begun, &vm) {
@@ -409,6 +420,7 @@ fn start(
     };
     let evidence = Evidence::of_next_run(vm);
     let started = vm::start(context.home()?, vm, &begin)?;
+    fault::at(Point::CloneBegun);
     if !context.voice.quiet {
         started.notes.iter().for_each(|note| output::say(format_args!("midge: {note}")));
     }
@@ -438,6 +450,7 @@ fn stay(
     };
     let deadline = Deadline::after(Some(args.timeout.unwrap_or(DEFAULT_WAIT)));
     let followed = follow::follow(&mut client, until, deadline, &mut evidence, show)?;
+    fault::at(Point::CloneFollowed);
     if args.wait == Some(WaitFor::CloudInit) {
         let report = super::cloud_init::report(context, vm, deadline)?;
         report.judge(vm.name())?;

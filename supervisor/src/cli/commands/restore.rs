@@ -13,6 +13,7 @@ use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::follow::{self, Show};
 use crate::cli::{Outcome, output, snapshots};
 use crate::clone;
+use crate::fault::{self, Point};
 use crate::snapshot::check::{HostView, check};
 use crate::snapshot::store::Snapshot;
 use crate::snapshot::{SnapshotError, SnapshotName};
@@ -51,6 +52,7 @@ pub(super) fn restore(context: &Context, args: &RestoreArgs) -> Outcome {
         }
         super::stop::end(context, &vm, &Request::Kill, Duration::ZERO)?;
         super::stop::settled(&vm)?;
+        fault::at(Point::SourceEnded);
     }
     {
         let _lock = vm.lock()?;

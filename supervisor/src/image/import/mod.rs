@@ -3,6 +3,7 @@
 mod convert;
 pub mod format;
 pub mod qcow2;
+pub mod vmdk;
 
 use std::fs::{self, File};
 use std::io::{self, Read};

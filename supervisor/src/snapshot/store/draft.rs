@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::verify::{DIGESTS, Digested};
 use super::{Pin, Snapshot, SnapshotStore, try_own};
+use crate::fault::{self, Point};
 use crate::machine::READONLY_RAM;
 use crate::snapshot::SnapshotName;
 use crate::snapshot::digest::Digests;
@@ -54,6 +55,7 @@ impl SnapshotStore {
                 made => made.map_err(io_error("make", &folder))?,
             }
             let lock = try_own(&folder)?;
+            fault::at(Point::SaveBegun);
             return Ok(Draft { store: self.clone(), id, lock, _needs: pins });
         }
     }
@@ -134,6 +136,7 @@ impl Draft {
             file.sync_all().map_err(io_error("write to disk", &path))?;
         }
         write_whole(&folder, DIGESTS, &digested.text()?)?;
+        fault::at(Point::Sealed);
 
         let _lock = self.store.lock()?;
         let link = self.store.names_folder().join(manifest.name.to_string());
@@ -144,11 +147,13 @@ impl Draft {
             }
             Err(e) => return Err(io_error("name", &link)(e)),
         }
+        fault::at(Point::Named);
         // A name that leads to a folder without a manifest is seen by nobody, so this is the moment.
         if let Err(e) = write_whole(&folder, MANIFEST, &text) {
             let _ = fs::remove_file(&link);
             return Err(e);
         }
+        fault::at(Point::Published);
         self.lock = None;
         Ok(Snapshot { manifest: manifest.clone(), folder, names: vec![manifest.name.clone()] })
     }

@@ -12,7 +12,7 @@
 //! folder for unfinished work); one without a manifest that nobody holds was left by a killed command.
 //!
 //! **References are counted by looking.** Who needs a snapshot's files is read from what needs them: the backing files that the disks of VMs
-//! name (as QEMU itself sees it, whatever a killed command has left unwritten), `origin.json` of clones, the manifests of other snapshots.
+//! name (as QEMU itself sees it, whatever a killed command has left unwritten), the `origin` of clones, the manifests of other snapshots.
 //! No count can be wrong. A removed snapshot loses its name at once; of its files those that are still needed stay, *detached*,
 //! until nobody needs them: [`SnapshotStore::prune`].
 //!

@@ -11,6 +11,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Listing, Snapshot, SnapshotStore, linked, read_dir, try_own};
+use crate::fault::{self, Point};
 use crate::snapshot::SnapshotName;
 use crate::snapshot::error::{SnapshotError, io_error};
 use crate::snapshot::manifest::{DiskBase, MANIFEST, RAM, RAM_DELTA, STATE};
@@ -24,6 +25,8 @@ pub enum User {
     Clone(String),
     /// A VM whose disk stands on it.
     Disk(String),
+    /// A VM that boots the kernel that it has kept: one of the user's own.
+    Kernel(String),
     /// A snapshot whose memory stands on its.
     SnapshotRam(String),
     /// A snapshot whose disk stands on its.
@@ -45,6 +48,7 @@ impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Clone(name) => write!(f, "its clone {name}"),
+            Self::Kernel(name) => write!(f, "the kernel of {name}"),
             Self::Disk(name) => write!(f, "the disk of {name}"),
             Self::SnapshotRam(name) => write!(f, "the memory of the snapshot {name}"),
             Self::SnapshotDisk(name) => write!(f, "the disk of the snapshot {name}"),
@@ -118,6 +122,12 @@ impl SnapshotStore {
             };
             let of = origin.filter(|origin| origin.memory).map(|origin| origin.snapshot);
             uses.extend(of.map(|of| Use { of: Some(of), user: user(), by: None }));
+            let kernel = vm.record().ok().and_then(|record| self.owner(record.spec.boot.kernel.as_deref()?));
+            uses.extend(kernel.filter(|id| Some(*id) != of).map(|id| Use {
+                of: Some(id),
+                user: User::Kernel(name.clone()),
+                by: None,
+            }));
             for id in self.disks_below(vm.state_dir())?.into_iter().filter(|id| Some(*id) != of) {
                 uses.push(Use { of: Some(id), user: User::Disk(name.clone()), by: None });
             }
@@ -191,7 +201,9 @@ impl SnapshotStore {
         let link = self.names_folder().join(name.to_string());
         // One step takes it out of sight; what follows may be cut short at any point.
         fs::remove_file(&link).map_err(io_error("remove", &link))?;
+        fault::at(Point::Unnamed);
         let first = self.reclaim(id, &[], false)?;
+        fault::at(Point::Reclaimed);
         // What it stood on may have been kept for it alone.
         let others = self.reclaim_all(false)?;
         Ok(Removed { freed: first.files.values().chain(others.values()).sum(), users: first.users })

@@ -193,7 +193,7 @@ pub(in crate::snapshot) fn saved() -> (Place, Snapshot) {
 /// And a clone of it with a snapshot of its own.
 pub(in crate::snapshot) fn saved_twice() -> (Place, Snapshot, Snapshot) {
     let (place, first) = saved();
-    let origin = Origin::new(first.id(), "web@one".to_owned(), true);
+    let origin = Origin { snapshot: first.id(), memory: true };
     place.vm("clone", &first.path(DISK), DiskFormat::Qcow2, Some(&origin));
     let second = place.save("clone", "clone@two", Some(&first));
     (place, first, second)

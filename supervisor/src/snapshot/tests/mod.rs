@@ -27,8 +27,9 @@ async fn hand_over(bench: &Bench, template: Guest, ram: &Path) -> (Guest, Handed
     let mapping = Mapping::private_of(new.pid(), ram).unwrap();
     assert_eq!(mapping.own_pages().unwrap(), []);
     let discard = || async { unreachable!("nothing fails") };
-    let handed =
-        engine::hand_over(&template.monitor, &new.monitor, Some(&new.stderr), true, discard).await.unwrap();
+    let handed = engine::hand_over(&template.monitor, &new.monitor, Some(&new.stderr), true, |_| (), discard)
+        .await
+        .unwrap();
     assert_eq!(template.complaints(), "");
     template.quit().await;
     (new, handed)
@@ -203,7 +204,9 @@ async fn a_disk_keeps_what_it_held_at_the_pause(qemu: QemuFacts) {
     overlay::create(&next, layers.last().unwrap(), DiskFormat::Qcow2, None).unwrap();
     let mut new = bench.clone_of(&source, Some(&next)).await;
     let discard = || async { unreachable!("nothing fails") };
-    engine::hand_over(&template.monitor, &new.monitor, Some(&new.stderr), true, discard).await.unwrap();
+    engine::hand_over(&template.monitor, &new.monitor, Some(&new.stderr), true, |_| (), discard)
+        .await
+        .unwrap();
     io(&new, "read -P 0x21 1M 64k").await;
     io(&new, "write -P 0x44 1M 64k").await;
     new.answers().await;
@@ -239,8 +242,9 @@ async fn a_guest_that_cannot_be_handed_over_goes_on_where_it_is() {
         let new = fewer.start(other).await;
         let (monitor, stderr) = (new.monitor.clone(), new.stderr.clone());
         let discard = || async { drop(new) };
-        let error =
-            engine::hand_over(&template.monitor, &monitor, Some(&stderr), true, discard).await.unwrap_err();
+        let error = engine::hand_over(&template.monitor, &monitor, Some(&stderr), true, |_| (), discard)
+            .await
+            .unwrap_err();
         assert!(error.goes_on, "{error}");
         let why = crate::error::chain(&error.source);
         assert!(why.contains("Unknown savevm section"), "QEMU's own words are lost: {why}");

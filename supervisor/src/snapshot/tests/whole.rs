@@ -47,7 +47,7 @@ impl Whole {
         };
         let made = self.home.create_vm::<crate::store::StoreError>(&record, |folder| {
             overlay::create(&folder.join("disk.qcow2"), base, format, None).unwrap();
-            origin.map_or(Ok(()), |o| Origin::new(o.id(), o.shown(), true).write_to(folder))
+            origin.map_or(Ok(()), |o| Origin { snapshot: o.id(), memory: true }.write_to(folder))
         });
         made.unwrap()
     }
@@ -161,13 +161,20 @@ async fn from_a_vm_to_its_clones_clones(qemu: QemuFacts) {
     let next = save::prepare_disk(&draft, &vm.disk()).unwrap();
     let mut new = whole.bench.clone_of(&ram, Some(&next)).await;
     let discard = || async { unreachable!("nothing fails") };
-    let handed =
-        save::hand_over(&guest.monitor, &new.monitor, Some(&vm.disk()), Some(&new.stderr), true, discard)
-            .await
-            .unwrap();
+    let handed = save::hand_over(
+        &guest.monitor,
+        &new.monitor,
+        Some(&vm.disk()),
+        Some(&new.stderr),
+        true,
+        |_| (),
+        discard,
+    )
+    .await
+    .unwrap();
     let captured = save::finish_hand_over(&whole.store, &draft, &handed, &ram, &mut unwatched).unwrap();
     let snapshot = whole.publish(draft, &web, None, &guest, captured);
-    vm.write_origin(&Origin::new(snapshot.id(), snapshot.shown(), true)).unwrap();
+    vm.write_origin(Origin { snapshot: snapshot.id(), memory: true }).unwrap();
     guest.quit().await;
     new.answers().await;
     assert!(!next.exists());
@@ -296,7 +303,8 @@ async fn a_save_that_fails_leaves_the_vm_as_it_was() {
             let monitor = new.monitor.clone();
             let discard = || async { drop(new) };
             let failed =
-                save::hand_over(&guest.monitor, &monitor, Some(&vm.disk()), None, true, discard).await;
+                save::hand_over(&guest.monitor, &monitor, Some(&vm.disk()), None, true, |_| (), discard)
+                    .await;
             assert!(failed.unwrap_err().goes_on);
             drop(draft);
             assert!(!next.exists() && !folder.exists());

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Driver, IDENTITY_DEADLINE, Input};
+use crate::fault::{self, Point};
 use crate::host::priority;
 use crate::identity::{RandomSeed, Wanted};
 use crate::store::StoreError;
@@ -111,6 +112,7 @@ impl Driver {
             }),
             Identity::Network | Identity::None | Identity::Same => None,
         };
+        fault::at(Point::ClaimBegun);
         let dir = before.become_vm(&self.shared.home, &record).map_err(store)?;
         self.history.moved(dir.events_log());
         self.shared.moved(dir);
@@ -136,6 +138,7 @@ impl Driver {
         }
         self.arm_ttl();
         self.feed(Event::Claimed);
+        fault::at(Point::ClaimNoted);
         let dir = self.shared.dir();
         if let Err(e) = dir.write_run_mark(&self.run) {
             tracing::error!("cannot note that the VM runs: {e}");

@@ -184,7 +184,7 @@ fn table(rows: &[Row], wide: bool, now: Timestamp) -> Table {
 /// The VMs among the users: which snapshots stand on it is seen by the tree.
 fn clones(users: &[User]) -> String {
     let vms = users.iter().filter_map(|user| match user {
-        User::Clone(name) | User::Disk(name) => Some(name.as_str()),
+        User::Clone(name) | User::Disk(name) | User::Kernel(name) => Some(name.as_str()),
         User::SnapshotRam(_) | User::SnapshotDisk(_) => None,
     });
     vms.collect::<Vec<_>>().join(" ")
