@@ -6,8 +6,9 @@
 
 use std::fs;
 
-/// The nice value of what is done in the background.
-const BACKGROUND: i8 = 10;
+/// The nice value of what is done in the background: a third of the usual weight (sched(7)). With much less a guest on a busy host would not
+/// answer in time.
+const BACKGROUND: i8 = 5;
 
 /// The processes of this session, which this process leads, give way to others from now on.
 pub fn lower() {

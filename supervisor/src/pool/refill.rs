@@ -14,7 +14,7 @@ use crate::vm::control::{FailureKind, Request, Until};
 use crate::vm::{self, Begin, LaunchError, Restore, Unconfirmed};
 
 /// How long a spare may take: its supervisor gives up before that.
-const MAKING: Duration = Duration::from_secs(300);
+const MAKING: Duration = Duration::from_secs(600);
 /// How long a process that was told to end may take to vanish.
 const VANISH: Duration = Duration::from_secs(30);
 /// The part of the host's memory that spares leave free: one in so many.

@@ -35,6 +35,8 @@ use crate::store::{Heard, LastRun, Origin, RamBase, RunState, SCHEMA, Source};
 
 /// How long a clone may take to confirm its new identity: under emulation on a busy host its agent takes seconds.
 pub(super) const IDENTITY_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a spare may take, which gives way to others.
+pub(super) const SPARES_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Something for the driver.
 #[derive(Debug)]
@@ -170,7 +172,8 @@ impl Driver {
                     Event::Loaded => self.loaded(),
                     Event::Resumed => self.resumed(),
                     Event::TimeOut(Timer::Identity) => {
-                        self.identified(Err(format!("no answer within {} s", IDENTITY_DEADLINE.as_secs())));
+                        let deadline = self.shared.identity_deadline();
+                        self.identified(Err(format!("no answer within {} s", deadline.as_secs())));
                     }
                     _ => {}
                 }
@@ -561,7 +564,7 @@ impl Driver {
             });
         }
         if self.run.unconfirmed.is_some() {
-            self.arm(Timer::Identity, IDENTITY_DEADLINE);
+            self.arm(Timer::Identity, self.shared.identity_deadline());
         }
     }
 

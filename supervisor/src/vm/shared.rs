@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::End;
 use super::console::Console;
 use super::control::{Failure, FailureKind, Family};
-use super::driver::{Claim, Claimed, Input, spare};
+use super::driver::{Claim, Claimed, IDENTITY_DEADLINE, Input, SPARES_DEADLINE, spare};
 use super::link::{Handle, Link};
 use super::plan::{self, Plan};
 use super::ports::Ports;
@@ -156,6 +157,11 @@ impl Shared {
         let (tell, before) = oneshot::channel();
         self.tell(Input::WentOver(Box::new(link), base, tell));
         before.await.ok().flatten()
+    }
+
+    /// How long the guest may take to confirm its identity.
+    pub(super) fn identity_deadline(&self) -> Duration {
+        if self.snapshot.borrow().run.spare.is_some() { SPARES_DEADLINE } else { IDENTITY_DEADLINE }
     }
 
     /// Makes the spare that this is a VM, and lets it go on.

@@ -14,7 +14,7 @@ use crate::pool::{self, PoolError, Refilled};
 use crate::snapshot::SnapshotName;
 use crate::snapshot::check::{HostView, check};
 use crate::snapshot::store::Snapshot;
-use crate::spec::Kind;
+use crate::spec::{Kind, Size};
 use crate::store::{PoolDir, PoolRecord, SCHEMA};
 use crate::vm::Identity;
 
@@ -149,7 +149,7 @@ fn line(pool: &PoolDir) -> Result<Option<Line>, Failed> {
         ready,
         making: found.len() - ready,
         memory_bytes: spares.iter().filter_map(pool::memory_of).sum(),
-        memory_limit_bytes: memory.map(|memory| memory.bytes()),
+        memory_limit_bytes: memory.map(Size::bytes),
         note: pool.note(),
     }))
 }
