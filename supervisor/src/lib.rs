@@ -13,6 +13,7 @@ pub mod identity;
 pub mod image;
 pub mod initrd;
 pub mod machine;
+pub mod pool;
 pub mod seed;
 pub mod setup;
 pub mod snapshot;

@@ -19,6 +19,7 @@ mod ls;
 mod names;
 mod net;
 mod pages;
+mod pool;
 mod restore;
 mod rm;
 mod run;
@@ -67,6 +68,7 @@ pub(super) fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Clone(args) => clone::clone(context, &args),
         Verb::Restore(args) => restore::restore(context, &args),
         Verb::Snapshot(verb) => snapshot::snapshot(context, &verb),
+        Verb::Pool(verb) => pool::pool(context, &verb),
         Verb::Image(verb) => image::image(context, &verb),
         Verb::Net(verb) => net::net(context, &verb),
         Verb::Compare(args) => compare::compare(context, &args),

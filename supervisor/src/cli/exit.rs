@@ -47,7 +47,7 @@ impl ExitKind {
 impl From<FailureKind> for ExitKind {
     fn from(kind: FailureKind) -> Self {
         match kind {
-            FailureKind::WrongState | FailureKind::Supervised => Self::WrongState,
+            FailureKind::WrongState | FailureKind::Claimed | FailureKind::Supervised => Self::WrongState,
             FailureKind::Timeout => Self::Timeout,
             FailureKind::HostUnfit => Self::HostUnfit,
             FailureKind::Incompatible => Self::Incompatible,

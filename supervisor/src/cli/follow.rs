@@ -90,6 +90,7 @@ fn explain(failed: Failed, until: &Until, evidence: &mut Evidence) -> Failed {
         let what = match until {
             Until::Resumed => "the guest's first instruction was not seen".to_owned(),
             Until::Identified => "the guest has not confirmed its new identity".to_owned(),
+            Until::Spare => "the spare is not ready".to_owned(),
             Until::Ready => "the guest is not ready".to_owned(),
             Until::Sign(sign) => format!("the guest did not show `{sign}`"),
             Until::Ended => "the guest has not ended".to_owned(),

@@ -291,9 +291,9 @@ fn cache() -> PathBuf {
 fn users(context: &Context) -> Result<Vec<(String, Manifest)>, Failed> {
     let home = context.home()?;
     let mut users = Vec::new();
-    for name in home.vm_names()? {
-        match home.vm(&name).record() {
-            Ok(record) => users.extend(record.image.map(|manifest| (name, manifest))),
+    for vm in home.vms_and_spares()? {
+        match vm.record() {
+            Ok(record) => users.extend(record.image.map(|manifest| (vm.name().to_owned(), manifest))),
             Err(StoreError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }

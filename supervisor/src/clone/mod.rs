@@ -13,10 +13,10 @@ pub use capacity::{Needs, Shortage, shortages};
 use crate::fault::{self, Point};
 use crate::image::overlay::{self, OverlayError};
 use crate::machine::DiskFormat;
-use crate::snapshot::SnapshotError;
 use crate::snapshot::store::{Snapshot, SnapshotStore};
+use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::spec::{Mac, Net};
-use crate::store::{Home, Origin, Record, SCHEMA, StoreError, VmDir};
+use crate::store::{Home, Origin, Record, SCHEMA, StoreError, VmDir, spare_name};
 
 /// How often a MAC address is drawn anew when it is in use: with 2^24 of them, twice is rare already.
 const DRAWS: usize = 64;
@@ -49,6 +49,15 @@ pub struct Options {
     pub memory: bool,
 }
 
+/// Where a clone is made.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// As the VM of this name.
+    Vm(&'a str),
+    /// As a spare of this pool.
+    Spare(&'a SnapshotName),
+}
+
 /// The MAC addresses of all VMs, from which each new one is to differ.
 #[derive(Debug, Clone)]
 pub struct Macs(BTreeSet<String>);
@@ -59,7 +68,7 @@ impl Macs {
     /// # Errors
     /// When the VMs cannot be listed.
     pub fn in_use(home: &Home) -> Result<Self, StoreError> {
-        let records = home.vm_names()?.into_iter().filter_map(|name| home.vm(&name).record().ok());
+        let records = home.vms_and_spares()?.into_iter().filter_map(|vm| vm.record().ok());
         Ok(Self(records.flat_map(|record| record.macs).collect()))
     }
 
@@ -71,7 +80,7 @@ impl Macs {
     }
 }
 
-/// Makes a VM of this name from a snapshot, which is pinned by the caller ([`SnapshotStore::pin`]). It does not run yet.
+/// Makes a VM from a snapshot, which is pinned by the caller ([`SnapshotStore::pin`]). It does not run yet.
 ///
 /// Forwarded ports are its source's alone, and so is an address that was asked for.
 ///
@@ -80,13 +89,18 @@ impl Macs {
 pub fn make(
     home: &Home,
     snapshot: &Snapshot,
-    name: &str,
+    place: Place<'_>,
     options: &Options,
     macs: &mut Macs,
 ) -> Result<VmDir, CloneError> {
     let manifest = &snapshot.manifest;
     let mut spec = manifest.spec.clone();
-    name.clone_into(&mut spec.name);
+    let id = uuid::Uuid::new_v4();
+    let dir = match place {
+        Place::Vm(name) => home.vm(name),
+        Place::Spare(pool) => home.spare(pool, &spare_name(id)),
+    };
+    dir.name().clone_into(&mut spec.name);
     spec.ephemeral = options.ephemeral;
     spec.ttl_seconds = options.ttl_seconds;
     for net in &mut spec.nets {
@@ -106,13 +120,13 @@ pub fn make(
     }
     let record = Record {
         schema: SCHEMA,
-        id: uuid::Uuid::new_v4(),
+        id,
         created: jiff::Timestamp::now(),
         image: manifest.image.clone(),
         macs: spec.nets.iter().map(|_| macs.draw()).collect::<Result<_, _>>()?,
         spec,
     };
-    home.create_vm(&record, |folder| {
+    home.create_at(dir, &record, |folder| {
         if let Some(layer) = manifest.disk.as_ref().and_then(|disk| disk.layers.first()) {
             overlay::create(
                 &folder.join("disk.qcow2"),

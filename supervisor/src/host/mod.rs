@@ -12,6 +12,7 @@ mod facts;
 pub mod kvm;
 mod memory;
 pub mod oom;
+pub mod priority;
 pub mod privilege;
 pub mod proc;
 mod programs;

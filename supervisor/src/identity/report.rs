@@ -126,6 +126,18 @@ impl Report {
         failed.map(|(n, item)| format!("{}: {}", name(n), item.detail)).collect::<Vec<_>>().join("; ")
     }
 
+    /// This report together with an earlier one of the same guest: of what both tell, the later word counts.
+    #[must_use]
+    pub fn after(mut self, earlier: Self) -> Self {
+        let Self { mut items, addresses, .. } = earlier;
+        items.append(&mut self.items);
+        self.items = items;
+        if self.addresses.is_empty() {
+            self.addresses = addresses;
+        }
+        self
+    }
+
     /// Says what became of the items that were pending: the addresses that were heard of, or why there are none.
     pub fn settle(&mut self, heard: Result<&[IpAddr], &str>) {
         for item in self.items.values_mut().filter(|item| item.state == State::Pending) {

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::proc::ProcessId;
 use crate::machine::ResolvedAccel;
-use crate::vm::{Mask, Phase, State, Unconfirmed};
+use crate::snapshot::SnapshotName;
+use crate::vm::{Identity, Mask, Phase, State, Unconfirmed};
 
 /// `state.json`: one run of a VM, rewritten by its supervisor at each change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +61,9 @@ pub struct RunState {
     /// A new identity was asked of the guest, and it has not confirmed it: what becomes of it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unconfirmed: Option<Unconfirmed>,
+    /// It is a spare, and no VM yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare: Option<Spare>,
     /// The phases reached so far.
     pub phases: Vec<Phase>,
     /// The guest's addresses as far as they are known.
@@ -74,6 +78,19 @@ pub struct RunState {
     /// Restarts by the restart policy since `midge start`.
     #[serde(default)]
     pub restarts: u32,
+}
+
+/// What makes a spare one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spare {
+    /// Its pool.
+    pub pool: SnapshotName,
+    /// The snapshot that it goes on from.
+    pub snapshot: uuid::Uuid,
+    /// Who it was told that it is.
+    pub identity: Identity,
+    /// It stands still, and can be claimed.
+    pub ready: bool,
 }
 
 /// What the RAM of a running guest is a private mapping of.

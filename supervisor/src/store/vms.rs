@@ -12,6 +12,10 @@ use super::{Home, LastRun, Lock, Record, RunState, SCHEMA, StoreError};
 use crate::fault::{self, Point};
 use crate::host::proc::ProcessId;
 use crate::machine::DiskFormat;
+use crate::snapshot::SnapshotName;
+
+/// Where the run folders of spares lie, in the folder for run-time files.
+const SPARES: &str = "spares";
 
 /// The names of QEMU's sockets in the run folder: monitor, serial console, agent.
 pub(crate) const SOCKETS: [&str; 3] = ["monitor.sock", "console.sock", "agent.sock"];
@@ -46,18 +50,41 @@ impl Home {
         VmDir { name: name.to_owned(), state: self.vms().join(name), run: self.run().join("vms").join(name) }
     }
 
+    /// The folders of a spare of this pool, which need not exist.
+    #[must_use]
+    pub fn spare(&self, pool: &SnapshotName, name: &str) -> VmDir {
+        let state = self.pool(pool).spares_dir().join(name);
+        VmDir { name: name.to_owned(), state, run: self.run().join(SPARES).join(name) }
+    }
+
+    /// Everything that has a record of a VM: the spares of all pools, and the VMs. Whoever looks for what is in use needs both.
+    pub fn vms_and_spares(&self) -> Result<Vec<VmDir>, StoreError> {
+        let mut all = Vec::new();
+        // The spares first: one that is claimed meanwhile is then found as a VM, or as both.
+        for pool in self.pools()? {
+            all.extend(pool.spares()?);
+        }
+        all.extend(self.vm_names()?.iter().map(|name| self.vm(name)));
+        Ok(all)
+    }
+
+    /// The run folders of spares that are in no pool: what is left of one that was removed by hand, or whose claim was cut short.
+    pub fn lost_spares(&self) -> Result<Vec<VmDir>, StoreError> {
+        let mut lost = names_in(&self.run().join(SPARES))?;
+        let known = self.vms_and_spares()?;
+        lost.retain(|name| known.iter().all(|vm| vm.name != *name));
+        // There is no state folder of theirs, wherever it was.
+        let of = |name: &String| VmDir {
+            name: name.clone(),
+            state: self.tmp().join(name),
+            run: self.run().join(SPARES).join(name),
+        };
+        Ok(lost.iter().map(of).collect())
+    }
+
     /// The names of all VMs, sorted.
     pub fn vm_names(&self) -> Result<Vec<String>, StoreError> {
-        let folder = self.vms();
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(StoreError::io("read", &folder)(e)),
-        };
-        let mut names: Vec<String> =
-            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort_unstable();
-        Ok(names)
+        names_in(&self.vms())
     }
 
     /// The folders of the VM of this name, which must exist.
@@ -86,11 +113,20 @@ impl Home {
         record: &Record,
         fill: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<VmDir, E> {
-        let dir = self.vm(&record.spec.name);
+        self.create_at(self.vm(&record.spec.name), record, fill)
+    }
+
+    /// As [`Home::create_vm`], in these folders.
+    pub fn create_at<E: From<StoreError>>(
+        &self,
+        dir: VmDir,
+        record: &Record,
+        fill: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<VmDir, E> {
         if dir.state.exists() {
             return Err(StoreError::Taken(record.spec.name.clone()).into());
         }
-        create_dirs(&self.vms())?;
+        dir.state.parent().map_or(Ok(()), create_dirs)?;
         let scratch = self.scratch("create")?;
         fill(scratch.path())?;
         // A VM that is removed when it ends does not outlive the host either: it need not survive a power cut.
@@ -171,12 +207,77 @@ impl VmDir {
         if let Some(parent) = self.run.parent() {
             create_dirs(parent)?;
         }
+        self.finish_claim()?;
         let mut builder = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         match builder.create(&self.run) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io("create", &self.run)(e)),
             _ => Ok(()),
         }
+    }
+
+    /// Makes this spare the VM that `record` says: its folders become the VM's, first the one with the record. Where it is cut short
+    /// between the two, whoever next starts a supervisor for the VM does the rest. The caller is the spare's supervisor.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`] when there is a VM of that name; the spare is then as it was.
+    pub fn become_vm(&self, home: &Home, record: &Record) -> Result<Self, StoreError> {
+        let vm = home.vm(&record.spec.name);
+        let taken = || StoreError::Taken(vm.name.clone());
+        if vm.state.exists() {
+            return Err(taken());
+        }
+        create_dirs(&home.vms())?;
+        vm.run.parent().map_or(Ok(()), create_dirs)?;
+        vm.remove_stale_run_dir()?;
+        let spare = self.record()?;
+        write_json(&self.state.join("vm.json"), record, false)?;
+        if !rename_new(&self.state, &vm.state)? {
+            write_json(&self.state.join("vm.json"), &spare, false)?;
+            return Err(taken());
+        }
+        fault::at(Point::ClaimRenamed);
+        if let Err(e) = fs::rename(&self.run, &vm.run) {
+            write_json(&vm.state.join("vm.json"), &spare, false)?;
+            rename_new(&vm.state, &self.state)?;
+            return Err(StoreError::io("rename", &self.run)(e));
+        }
+        fault::at(Point::ClaimRunRenamed);
+        Ok(vm)
+    }
+
+    /// Takes away the run folder that an earlier VM of this name has left.
+    fn remove_stale_run_dir(&self) -> Result<(), StoreError> {
+        if !self.run.exists() {
+            return Ok(());
+        }
+        // A supervisor that is just removing its VM still holds its lock.
+        let Some(_lock) = self.try_lock_supervisor()? else {
+            return Err(StoreError::Taken(self.name.clone()));
+        };
+        self.clear_run();
+        fs::remove_dir_all(&self.run).map_err(StoreError::io("remove", &self.run))
+    }
+
+    /// Does the rest of [`VmDir::become_vm`] where it was cut short: the run folder is still the spare's, which the VM's id names.
+    fn finish_claim(&self) -> Result<(), StoreError> {
+        let spares = self.run.parent().and_then(Path::parent).map(|run| run.join(SPARES));
+        let Some(spares) = spares.filter(|spares| !self.run.exists() && spares.is_dir()) else {
+            return Ok(());
+        };
+        let Ok(record) = self.record() else { return Ok(()) };
+        match fs::rename(spares.join(spare_name(record.id)), &self.run) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("rename into", &self.run)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sees to it that the record survives a power cut.
+    pub fn sync_record(&self) -> Result<(), StoreError> {
+        let path = self.state.join("vm.json");
+        fs::File::open(&path)
+            .and_then(|file| file.sync_data())
+            .map_err(StoreError::io("write to disk", &path))
     }
 
     /// Waits for the right to change this VM. Every command that starts, edits or removes a VM holds it meanwhile.
@@ -326,38 +427,39 @@ impl VmDir {
         }
         self.clear_run();
         let _ = fs::remove_dir_all(&self.run);
-        match rustix::fs::renameat_with(
-            rustix::fs::CWD,
-            &self.state,
-            rustix::fs::CWD,
-            &target.state,
-            rustix::fs::RenameFlags::NOREPLACE,
-        ) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => return Err(StoreError::Taken(new.to_owned())),
-            Err(e) => return Err(StoreError::io("rename", &self.state)(e.into())),
+        if !rename_new(&self.state, &target.state)? {
+            return Err(StoreError::Taken(new.to_owned()));
         }
         target.write_record(&record)?;
         Ok(target)
     }
 
     pub(super) fn read_json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, StoreError> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(StoreError::io("read", path)(e)),
-        };
-        match serde_json::from_slice::<Version>(&text) {
-            Ok(Version { schema }) if schema > u64::from(SCHEMA) => {
-                Err(StoreError::Newer { path: path.to_owned(), found: schema, known: SCHEMA })
-            }
-            _ => serde_json::from_slice(&text).map(Some).map_err(|e| self.damaged(path, e.to_string())),
-        }
+        read_json(&self.name, path)
     }
 
     fn damaged(&self, path: &Path, reason: String) -> StoreError {
-        StoreError::Damaged { name: self.name.clone(), path: path.to_owned(), reason }
+        damaged(&self.name, path, reason)
     }
+}
+
+/// Reads a record of what has this name.
+pub(super) fn read_json<T: DeserializeOwned>(name: &str, path: &Path) -> Result<Option<T>, StoreError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StoreError::io("read", path)(e)),
+    };
+    match serde_json::from_slice::<Version>(&text) {
+        Ok(Version { schema }) if schema > u64::from(SCHEMA) => {
+            Err(StoreError::Newer { path: path.to_owned(), found: schema, known: SCHEMA })
+        }
+        _ => serde_json::from_slice(&text).map(Some).map_err(|e| damaged(name, path, e.to_string())),
+    }
+}
+
+fn damaged(name: &str, path: &Path, reason: String) -> StoreError {
+    StoreError::Damaged { name: name.to_owned(), path: path.to_owned(), reason }
 }
 
 /// The part of a record that every version of its format has.
@@ -370,6 +472,36 @@ struct Version {
 fn explain_spec(path: &Path) -> Option<String> {
     let record: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     crate::spec::VmSpec::from_json(record.get("spec")?).err().map(|e| e.to_string())
+}
+
+/// The name of the spare that a VM of this id is, until it is claimed.
+#[must_use]
+pub fn spare_name(id: uuid::Uuid) -> String {
+    let id = id.simple().to_string();
+    format!("spare-{}", &id[..12])
+}
+
+/// The names in a folder, sorted; none where there is no such folder.
+pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(StoreError::io("read", folder)(e)),
+    };
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Renames a folder; answers `false`, and leaves it, where the new name is in use.
+fn rename_new(from: &Path, to: &Path) -> Result<bool, StoreError> {
+    let cwd = rustix::fs::CWD;
+    match rustix::fs::renameat_with(cwd, from, cwd, to, rustix::fs::RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Err(e) => Err(StoreError::io("rename", from)(e.into())),
+    }
 }
 
 pub(super) fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), StoreError> {

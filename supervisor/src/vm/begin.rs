@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::snapshot::SnapshotName;
+
 /// The environment variable in which a command tells the supervisor that it starts how to begin.
 pub(super) const VARIABLE: &str = "MIDGE_BEGIN";
 
@@ -30,6 +32,9 @@ pub struct Restore {
     /// What becomes of a guest that does not confirm its identity.
     #[serde(default)]
     pub unconfirmed: Unconfirmed,
+    /// The pool that it is a spare of, where it is one: then it stands still until it is claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare: Option<SnapshotName>,
 }
 
 /// What a restored guest is told of who it is.
@@ -83,8 +88,12 @@ mod tests {
 
     #[test]
     fn what_is_told_is_heard() {
-        let restore =
-            Restore { snapshot: Uuid::new_v4(), identity: Identity::Full, unconfirmed: Unconfirmed::Keep };
+        let restore = Restore {
+            snapshot: Uuid::new_v4(),
+            identity: Identity::Full,
+            unconfirmed: Unconfirmed::Keep,
+            spare: Some("web@ready".parse().unwrap()),
+        };
         for begin in [Begin::Boot, Begin::Adopt, Begin::Restore(restore)] {
             assert_eq!(serde_json::from_str::<Begin>(&begin.text()).unwrap(), begin);
         }

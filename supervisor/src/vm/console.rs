@@ -25,7 +25,7 @@ pub(super) struct Console {
     attached: RefCell<Vec<mpsc::Sender<Vec<u8>>>>,
     /// To the guest's keyboard; nothing while no QEMU is there.
     keyboard: RefCell<Option<mpsc::Sender<Vec<u8>>>>,
-    log: PathBuf,
+    log: RefCell<PathBuf>,
     logged: Cell<u64>,
 }
 
@@ -35,22 +35,27 @@ impl Console {
         Rc::new(Self {
             attached: RefCell::default(),
             keyboard: RefCell::default(),
-            log,
+            log: RefCell::new(log),
             logged: Cell::new(0),
         })
+    }
+
+    /// The log is here from now on.
+    pub(super) fn moved(&self, log: PathBuf) {
+        *self.log.borrow_mut() = log;
     }
 
     /// Sets the log of earlier runs aside, so that the log tells of one run.
     pub(super) fn begin_log(&self) -> io::Result<()> {
         self.logged.set(0);
-        match fs::rename(&self.log, self.old_log()) {
+        match fs::rename(&*self.log.borrow(), self.old_log()) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
     }
 
     fn old_log(&self) -> PathBuf {
-        self.log.with_extension("log.old")
+        self.log.borrow().with_extension("log.old")
     }
 
     /// Reads the console of one QEMU to its end and hands every piece to `look`.
@@ -93,12 +98,13 @@ impl Console {
             return;
         }
         self.logged.set(0);
+        let log = self.log.borrow().clone();
         let cut = || -> io::Result<()> {
-            fs::copy(&self.log, self.old_log())?;
-            fs::File::options().write(true).open(&self.log)?.set_len(0)
+            fs::copy(&log, self.old_log())?;
+            fs::File::options().write(true).open(&log)?.set_len(0)
         };
         if let Err(e) = cut() {
-            tracing::warn!("cannot bound the console log {}: {e}", self.log.display());
+            tracing::warn!("cannot bound the console log {}: {e}", log.display());
         }
     }
 

@@ -4,6 +4,8 @@
 //! [`Input`] in one queue, so there is one order of things and nothing to lock. Nothing here waits: what takes time runs
 //! in a task that puts its result in the queue.
 
+pub(super) mod spare;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
+
+pub use spare::{Claim, Claimed};
 
 use super::addresses::Addresses;
 use super::begin::{Identity, Unconfirmed};
@@ -21,7 +25,7 @@ use super::phase::{Phase, PhaseName, Sign};
 use super::plan::{Plan, Restored};
 use super::ports::Ports;
 use super::shared::{Shared, Snapshot};
-use super::state::{Action, Ask, Event, Machine, Policy, State, Timer};
+use super::state::{Action, Ask, Event, Machine, Policy, Spare, State, Timer};
 use crate::fault::{self, Point};
 use crate::host::proc::ProcessId;
 use crate::identity::Report;
@@ -31,6 +35,8 @@ use crate::store::{Heard, LastRun, Origin, RamBase, RunState, SCHEMA, Source};
 
 /// How long a clone may take to confirm its new identity: under emulation on a busy host its agent takes seconds.
 pub(super) const IDENTITY_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a spare may take, which gives way to others.
+pub(super) const SPARES_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Something for the driver.
 #[derive(Debug)]
@@ -62,6 +68,10 @@ pub(super) enum Input {
     Becomes(Option<uuid::Uuid>, oneshot::Sender<()>),
     /// What the guest says of the identity that was asked of it, or why it says nothing.
     Identified(Result<Report, String>),
+    /// Somebody wants this spare to be a VM.
+    Claim(Claim, oneshot::Sender<Result<Claimed, Failure>>),
+    /// This spare is not needed any more.
+    Retire(oneshot::Sender<Result<(), Failure>>),
     /// For the history alone.
     Happened(Happening),
 }
@@ -81,6 +91,8 @@ pub(super) struct Driver {
     addresses: Addresses,
     /// The agent answers, and an address is all that is missing for the guest to be ready.
     awaits_address: bool,
+    /// The guest has told its addresses, or was asked for them long enough.
+    told_addresses: bool,
     /// The guest is ready but for its identity.
     waits_for_identity: bool,
     /// The guest was restored under a supervisor that was killed before it went on.
@@ -108,9 +120,15 @@ impl Driver {
             shows_ready: plan.ready.is_some(),
             reset_ends: plan.spec.on_reset == crate::spec::OnReset::Stop,
             restores: plan.restore.is_some(),
+            // Who it is to be is told from outside: it need not run before.
+            spare: match &run.spare {
+                None => Spare::No,
+                Some(spare) if spare.identity == Identity::Full => Spare::Runs,
+                Some(_) => Spare::Waits,
+            },
         };
         shared.set_kind(plan.kind, plan.spec.arch);
-        let history = History::open(&shared.dir.events_log());
+        let history = History::open(&shared.dir().events_log());
         Self {
             shared,
             inputs,
@@ -119,6 +137,7 @@ impl Driver {
             history,
             addresses: Addresses::default(),
             awaits_address: false,
+            told_addresses: false,
             waits_for_identity: false,
             taken_over_restored: false,
             stale_plan: false,
@@ -156,7 +175,8 @@ impl Driver {
                     Event::Loaded => self.loaded(),
                     Event::Resumed => self.resumed(),
                     Event::TimeOut(Timer::Identity) => {
-                        self.identified(Err(format!("no answer within {} s", IDENTITY_DEADLINE.as_secs())));
+                        let deadline = self.shared.identity_deadline();
+                        self.identified(Err(format!("no answer within {} s", deadline.as_secs())));
                     }
                     _ => {}
                 }
@@ -184,11 +204,14 @@ impl Driver {
             }
             Input::Addresses(addresses) => {
                 self.told_by_guest(Source::Agent, &addresses);
+                self.told_addresses = true;
                 // None, after all this time: the guest is as ready as it will be.
                 if std::mem::take(&mut self.awaits_address) {
                     self.ready();
                 }
             }
+            // A guest that stands still neither gains nor loses an address; it is asked when it goes on.
+            Input::Heard(..) if self.is_parked() => {}
             Input::Heard(net, heard) => {
                 self.addresses.port(net, heard);
                 self.addresses_changed();
@@ -217,10 +240,12 @@ impl Driver {
                 self.run.base = Some(base);
                 self.shared.set_link(Some(link.handle()));
                 let _ = before.send(self.link.replace(*link));
-                if let Err(e) = self.shared.dir.write_run_mark(&self.run) {
+                if let Err(e) = self.shared.dir().write_run_mark(&self.run) {
                     tracing::error!("cannot note that the VM runs: {e}");
                 }
             }
+            Input::Claim(claim, answer) => drop(answer.send(self.claim(&claim))),
+            Input::Retire(answer) => drop(answer.send(self.retire())),
             Input::Happened(what) => {
                 if let Happening::DiskNotGrown { disk, reason } = &what {
                     self.notes.push(format!(
@@ -230,6 +255,7 @@ impl Driver {
                 self.history.add(what);
             }
         }
+        self.park();
         self.publish(None);
     }
 
@@ -309,7 +335,7 @@ impl Driver {
 
     /// Notes that the guest has been up once, with all that it was given for its first boot.
     fn note_provisioned(&self) {
-        let mark = self.shared.dir.state_dir().join(crate::seed::PROVISIONED);
+        let mark = self.shared.dir().state_dir().join(crate::seed::PROVISIONED);
         if let Err(e) = std::fs::File::options().create(true).append(true).open(&mark) {
             tracing::warn!("cannot note in {} that the guest has been up: {e}", mark.display());
         }
@@ -377,7 +403,7 @@ impl Driver {
                     end: end.clone(),
                     phases: self.run.phases.clone(),
                 };
-                if let Err(e) = self.shared.dir.write_last_run(&last) {
+                if let Err(e) = self.shared.dir().write_last_run(&last) {
                     tracing::error!("cannot record how the guest ended: {e}");
                 }
                 self.clear_away();
@@ -429,10 +455,10 @@ impl Driver {
 
     /// A guest that has ended boots when it is started again: from now on only the VM's disk stands on a snapshot.
     fn let_go_of_memory(&mut self) {
-        if self.run.base.take().is_none() || self.shared.dir.suspended().is_some() {
+        if self.run.base.take().is_none() || self.shared.dir().suspended().is_some() {
             return;
         }
-        let dir = &self.shared.dir;
+        let dir = &self.shared.dir();
         let given_up = dir.origin().and_then(|origin| match origin {
             Some(origin) if origin.memory => dir.write_origin(Origin { memory: false, ..origin }),
             _ => Ok(()),
@@ -475,6 +501,7 @@ impl Driver {
         self.forget_addresses();
         self.masked();
         self.awaits_address = false;
+        self.told_addresses = false;
         self.run.restarts = self.earlier_restarts + self.machine.restarts();
         self.run.started = Some(jiff::Timestamp::now());
         self.run.ports = self.shared.ports().states();
@@ -499,7 +526,7 @@ impl Driver {
                 if let Some(ProcessId { pid, .. }) = self.run.qemu {
                     self.history.add(Happening::Started { pid });
                 }
-                if let Err(e) = self.shared.dir.write_run_mark(&self.run) {
+                if let Err(e) = self.shared.dir().write_run_mark(&self.run) {
                     tracing::error!("cannot note that the VM runs: {e}");
                 }
                 self.publish(None);
@@ -526,8 +553,8 @@ impl Driver {
     /// A snapshot is loaded. What was a sign of readiness once is shown by no guest again.
     fn loaded(&mut self) {
         self.mark(PhaseName::Loaded);
-        if self.shared.dir.suspended().is_some() {
-            self.shared.dir.clear_suspended();
+        if self.shared.dir().suspended().is_some() {
+            self.shared.dir().clear_suspended();
             // What the guest went on from is no place to come back to; its files go when the guest needs them no more.
             let names = self.plan.as_ref().and_then(|plan| plan.restore.as_ref()).map(Restored::names);
             let store = SnapshotStore::new(&self.shared.home);
@@ -540,7 +567,7 @@ impl Driver {
             });
         }
         if self.run.unconfirmed.is_some() {
-            self.arm(Timer::Identity, IDENTITY_DEADLINE);
+            self.arm(Timer::Identity, self.shared.identity_deadline());
         }
     }
 
@@ -572,7 +599,12 @@ impl Driver {
     /// What has become of the identity that was asked of the guest.
     fn identified(&mut self, told: Result<Report, String>) {
         fault::at(Point::Identified);
+        let earlier = self.run.identity.take().and_then(|report| serde_json::from_value(report).ok());
         let judged = told.and_then(|report| {
+            let report = match earlier {
+                Some(earlier) => report.after(earlier),
+                None => report,
+            };
             self.run.identity = serde_json::to_value(&report).ok();
             // As the agent would tell them a moment later.
             let addresses: Vec<_> = report.addresses.iter().map(|address| (None, *address)).collect();
@@ -632,6 +664,13 @@ impl Driver {
         self.shared.set_link(Some(link.handle()));
         self.link = Some(link);
         self.feed(Event::Adopt { running, status, ready });
+        // Its supervisor was killed at the moment when it became a VM.
+        if self.run.spare.take().is_some() && matches!(self.machine.state(), State::Paused { .. }) {
+            let _ = self.feed_ask(Ask::Resume);
+            if matches!(self.plan.as_ref().map(|plan| &plan.ready), Some(None | Some(Ready::Serial(_)))) {
+                self.ready();
+            }
+        }
         if self.run.unconfirmed == Some(Unconfirmed::Stop) {
             let detail = "its supervisor was killed before it had".to_owned();
             self.feed(Event::Unconfirmed { detail });
@@ -650,7 +689,7 @@ impl Driver {
         // One that cannot be read is there all the same.
         let whole = !matches!(SnapshotStore::new(&self.shared.home).by_id(id), Ok(None));
         if !whole {
-            self.shared.dir.clear_suspended();
+            self.shared.dir().clear_suspended();
         }
         whole
     }
@@ -699,7 +738,7 @@ impl Driver {
             *snapshot = Snapshot { run: Rc::new(self.run.clone()), end, notes, finished };
             true
         });
-        if write && let Err(e) = self.shared.dir.write_run_state(&self.run) {
+        if write && let Err(e) = self.shared.dir().write_run_state(&self.run) {
             tracing::error!("cannot write the state of the VM: {e}");
         }
     }

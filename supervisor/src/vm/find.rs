@@ -86,7 +86,8 @@ async fn ask_agent(shared: &Rc<Shared>, family: Family) -> Result<Vec<Heard>, Fa
 
 /// Why there is no such address.
 async fn why_none(shared: &Shared, wanted: Wanted, within: Duration) -> Failure {
-    let name = shared.dir.name();
+    let dir = shared.dir();
+    let name = dir.name();
     let run = shared.snapshot.borrow().run.clone();
     let kind = if within.is_zero() { FailureKind::Other } else { FailureKind::Timeout };
     if run.qemu.is_none() {

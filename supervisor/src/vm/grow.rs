@@ -35,7 +35,7 @@ pub(super) fn wanted(dir: &VmDir, image_size: u64) -> Option<Size> {
 pub(super) async fn grow(shared: &Shared, agent: &Agent, size: Size) {
     let happening = match run(agent).await {
         Ok(filled) => {
-            let mark = shared.dir.state_dir().join(MARK);
+            let mark = shared.dir().state_dir().join(MARK);
             if let Err(e) = std::fs::write(&mark, format!("{}\n", size.bytes())) {
                 tracing::warn!("cannot note in {} that the disk has been grown: {e}", mark.display());
             }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::control::{Failure, FailureKind};
-use super::driver::{IDENTITY_DEADLINE, Input};
+use super::driver::Input;
 use super::link::Handle;
 use super::shared::Shared;
 use crate::error::chain;
@@ -77,7 +77,7 @@ impl AgentPort {
             };
             handle.agent.far_end.send_replace(FarEnd::Agent);
             if let Some(wanted) = handle.identify.take() {
-                let told = identity::apply(&agent, shared.arch(), &wanted, IDENTITY_DEADLINE).await;
+                let told = identity::apply(&agent, shared.arch(), &wanted, shared.identity_deadline()).await;
                 shared.tell(Input::Identified(told.map_err(|e| chain(&e))));
             }
             shared.tell(Input::AgentUp);

@@ -38,6 +38,11 @@ pub enum Happening {
         /// QEMU's process number.
         pid: u32,
     },
+    /// A spare became this VM.
+    Claimed {
+        /// What it was called as a spare.
+        spare: String,
+    },
     /// The VM changed its state.
     State {
         /// To this.
@@ -154,6 +159,11 @@ impl History {
     fn reopen(&mut self) -> io::Result<()> {
         self.file = Some(File::options().create(true).append(true).open(&self.path)?);
         Ok(())
+    }
+
+    /// The history is kept here from now on: the file itself has been moved.
+    pub(super) fn moved(&mut self, path: PathBuf) {
+        self.path = path;
     }
 
     /// Adds a line, in one write so that readers see it whole.

@@ -13,7 +13,7 @@ pub(super) async fn identify(
     wanted: &Wanted,
     deadline: Duration,
 ) -> Result<Report, Failure> {
-    let record = shared.dir.record().map_err(|e| Failure::new(FailureKind::Other, e.to_string()))?;
+    let record = shared.dir().record().map_err(|e| Failure::new(FailureKind::Other, e.to_string()))?;
     let link = shared.link()?;
     let agent = link.agent.client().await?;
     // An agent that ends takes with it what it knew of the program, and one that is started anew would be asked for it until the deadline.

@@ -187,6 +187,11 @@ fn ended_before_its_guest(vm: &VmDir) -> Result<bool, LaunchError> {
     }))
 }
 
+/// A connection to the supervisor of a spare, when one listens. None is started in its place: a spare without one is of no use.
+pub fn connect_spare(spare: &VmDir) -> Result<Option<Client>, LaunchError> {
+    try_connect(spare)
+}
+
 /// As [`try_connect`], and to a supervisor that answers: one that was killed at this moment may still take the connection.
 fn connect_answering(vm: &VmDir) -> Result<Option<Client>, LaunchError> {
     let Some(mut asked) = try_connect(vm)? else { return Ok(None) };

@@ -79,7 +79,7 @@ pub(super) struct Adopted {
 impl Link {
     /// Starts QEMU for `plan`.
     pub(super) fn launch(shared: &Rc<Shared>, plan: &Plan, ports: &Ports) -> Result<Self, Failure> {
-        let dir = &shared.dir;
+        let dir = &shared.dir();
         let io = |what: &str| {
             let what = what.to_owned();
             move |e: std::io::Error| Failure::new(FailureKind::Other, format!("cannot {what}: {e}"))
@@ -133,7 +133,7 @@ impl Link {
             .command_line
             .split_first()
             .ok_or_else(|| failed("the first one has no command line".to_owned()))?;
-        let (listening, ends) = sockets(&shared.dir, NEXT_SOCKETS)?;
+        let (listening, ends) = sockets(&shared.dir(), NEXT_SOCKETS)?;
         let numbers: Vec<_> = taps.iter().map(|tap| tap.as_ref().map(AsRawFd::as_raw_fd)).collect();
         let new = Successor {
             sockets: listening.each_ref().map(AsRawFd::as_raw_fd),
@@ -148,7 +148,7 @@ impl Link {
             .create(true)
             .append(true)
             .mode(0o644)
-            .open(shared.dir.qemu_log())
+            .open(shared.dir().qemu_log())
             .map_err(|e| failed(format!("QEMU's log: {e}")))?;
         let mut inherited: Vec<_> = listening.iter().map(AsFd::as_fd).collect();
         inherited.extend(taps.iter().flatten());
@@ -172,7 +172,7 @@ impl Link {
         let failed = |e: &dyn std::fmt::Display| {
             Failure::new(FailureKind::Other, format!("cannot take charge of the running QEMU: {e}"))
         };
-        let sockets = SocketDir::open(shared.dir.run_dir()).map_err(|e| failed(&e))?;
+        let sockets = SocketDir::open(shared.dir().run_dir()).map_err(|e| failed(&e))?;
         let Some(process) = Process::adopt(qemu).map_err(|e| failed(&e))? else { return Ok(None) };
         let connect = |name| sockets.connect(name).map_err(|e| failed(&e));
         let [monitor, console, agent] = SOCKETS;
@@ -227,7 +227,7 @@ impl Link {
         }
         if matches!(since, Since::Adoption(_)) {
             // What the guest showed while nobody watched. When it reached a phase is not known any more.
-            let before = std::fs::read(shared.dir.console_log()).unwrap_or_default();
+            let before = std::fs::read(shared.dir().console_log()).unwrap_or_default();
             for sign in reader.push(&before) {
                 if !matches!(sign, Sign::Phase(_)) {
                     shared.tell(Input::Sign(sign));
@@ -281,7 +281,7 @@ impl Link {
                 let pid = handle.process.id().map(|id| id.pid);
                 let pid = pid.ok_or_else(|| Failure::new(FailureKind::Other, "QEMU is gone"))?;
                 let store = SnapshotStore::new(&shared.home);
-                let stderr = shared.dir.qemu_log();
+                let stderr = shared.dir().qemu_log();
                 save::load(&store, &snapshot, &monitor, pid, Some(&stderr)).await?;
                 fault::at(Point::Loaded);
                 Ok::<_, Failure>(())
@@ -646,7 +646,7 @@ async fn bury(
     .await;
     let killed = matches!(status, Some(super::state::ExitStatus::Signal(9)) | None);
     let oom = if killed { before.was_oom_killed(pid) } else { None };
-    let stderr = tail(&end_of(&shared.dir.qemu_log()));
+    let stderr = tail(&end_of(&shared.dir().qemu_log()));
     handle.tell(&shared, Input::Event(Event::QemuExited(Exit { status, stderr, oom })));
 }
 

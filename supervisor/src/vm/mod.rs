@@ -29,10 +29,13 @@ mod stats;
 mod supervise;
 
 pub use begin::{Begin, Identity, Restore, Unconfirmed};
+pub use driver::{Claim, Claimed};
 pub use end::{AskedBy, Cause, End};
 pub use grow::SCRIPT as GROW_SCRIPT;
 pub use history::{Entry, Happening};
-pub use launch::{LaunchError, Started, close_unfinished, connect, refuse_nameless_qemu, start};
+pub use launch::{
+    LaunchError, Started, close_unfinished, connect, connect_spare, refuse_nameless_qemu, start,
+};
 pub use phase::{ConsoleReader, Phase, PhaseName, Sign, default_ready};
 pub use plan::plan_command_line;
 pub use ports::{
@@ -40,4 +43,5 @@ pub use ports::{
 };
 pub use save::{How, Saved};
 pub use state::{PauseReason, State};
+pub use stats::private_memory;
 pub use supervise::supervise;

@@ -112,7 +112,7 @@ async fn console_shows(shared: &Rc<Shared>, pattern: &str) -> Result<(), Failure
     let mut live = shared.console.listen();
     let mut reader = ConsoleReader::new(Kind::Auto, Some(pattern));
     let mut shows = |bytes: &[u8]| reader.push(bytes).contains(&super::phase::Sign::Ready);
-    if let Ok(before) = std::fs::read(shared.dir.console_log())
+    if let Ok(before) = std::fs::read(shared.dir().console_log())
         && shows(&before)
     {
         return Ok(());

@@ -112,6 +112,15 @@ async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) 
             json!({ "address": address.ip().to_string(), "port": address.port() })
         }
         Request::Save { name, how, note } => json!(save::save(shared, talk, name, how, note).await?),
+        Request::Claim(claim) => {
+            let claimed = shared.claim(claim).await?;
+            settle(shared, |s| matches!(s, State::Running | State::Booting)).await?;
+            json!(claimed)
+        }
+        Request::Retire => {
+            shared.retire().await?;
+            json!(null)
+        }
         Request::Identify { wanted, within_ms } => {
             json!(identify::identify(shared, &wanted, Duration::from_millis(within_ms)).await?)
         }
@@ -150,6 +159,7 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
             Until::Resumed => reached(PhaseName::Resumed),
             Until::Ready => reached(PhaseName::Ready),
             Until::Identified => reached(PhaseName::Resumed) && now.run.unconfirmed.is_none(),
+            Until::Spare => now.run.spare.as_ref().is_none_or(|spare| spare.ready),
             Until::Sign(_) | Until::Ended => false,
         };
         if fulfilled {
@@ -159,7 +169,8 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
             if until == Until::Ended {
                 return Ok(talk.send(&Reply::Ended(end)).await?);
             }
-            let name = shared.dir.name();
+            let dir = shared.dir();
+            let name = dir.name();
             let kind = match end.cause {
                 Cause::Unconfirmed { .. } => FailureKind::Unconfirmed,
                 _ => FailureKind::GuestEnded,

@@ -73,7 +73,7 @@ pub(super) async fn save(
     note: Option<String>,
 ) -> Result<Saved, Failure> {
     let Some(_saving) = shared.begin_save() else {
-        let why = format!("`{}` is being saved already", shared.dir.name());
+        let why = format!("`{}` is being saved already", shared.dir().name());
         return Err(Failure::new(FailureKind::WrongState, why).hint("wait for it, and try again"));
     };
     let job = Job::begin(shared, name, how, note)?;
@@ -114,7 +114,7 @@ impl Job {
             let why = "only a guest that runs can be saved".to_owned();
             return Err(Failure::new(FailureKind::WrongState, why).hint(format!("midge start {name}")));
         }
-        let record = shared.dir.record().map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
+        let record = shared.dir().record().map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
         let mut spec = record.spec.clone();
         spec.kind = shared.kind();
         let ram = match (&run.ram_file, &run.base) {
@@ -127,7 +127,7 @@ impl Job {
             return Err(Failure::from(SnapshotError::NotMigratable(verdict.refusals))
                 .hint("save its disk alone with `--disk-only`"));
         }
-        let disk = shared.dir.disk();
+        let disk = shared.dir().disk();
         let disk = disk.exists().then_some(disk);
         if how == How::Disk && disk.is_none() {
             return Err(Failure::new(FailureKind::Usage, "the VM has no disk to save"));
@@ -176,7 +176,7 @@ impl Job {
         self.shared.successor(new.process_id().cloned(), &succession.forwards).await;
         fault::at(Point::Noted);
         let discard = {
-            let (new, dir) = (new.clone(), self.shared.dir.clone());
+            let (new, dir) = (new.clone(), self.shared.dir().clone());
             move || async move {
                 new.kill();
                 new.gone().await;
@@ -193,9 +193,9 @@ impl Job {
             }
         };
         self.handle.hold();
-        let stderr = self.shared.dir.qemu_log();
+        let stderr = self.shared.dir().qemu_log();
         // Kept until the snapshot has it: without it, what the guest has become could not be saved.
-        let kept = self.shared.dir.base_state();
+        let kept = self.shared.dir().base_state();
         let keep = |state: &[u8]| {
             if let Err(e) = crate::store::write_whole(&kept, state, false) {
                 tracing::warn!("{}", chain(&e));
@@ -218,7 +218,7 @@ impl Job {
         let before = self.shared.went_over(successor, base).await;
         fault::at(Point::WentOver);
         // Not before it is noted: by the names of the sockets a supervisor that finds two QEMUs tells them apart.
-        if let Err(e) = link::adopt_sockets(&self.shared.dir) {
+        if let Err(e) = link::adopt_sockets(&self.shared.dir()) {
             tracing::error!("the sockets of the new QEMU keep their names: {e}");
         }
         fault::at(Point::SocketsAdopted);
@@ -296,7 +296,7 @@ impl Job {
         let id = draft.id();
         self.shared.becomes(Some(id)).await;
         fault::at(Point::Becoming);
-        if suspend && let Err(e) = self.shared.dir.write_suspended(id) {
+        if suspend && let Err(e) = self.shared.dir().write_suspended(id) {
             tracing::error!("the VM will boot instead of going on: {}", chain(&e));
         }
         fault::at(Point::Suspended);
@@ -304,7 +304,7 @@ impl Job {
         match published {
             Ok(saved) => Ok(saved),
             Err(failure) => {
-                self.shared.dir.clear_suspended();
+                self.shared.dir().clear_suspended();
                 self.shared.becomes(None).await;
                 // It stands still, and nothing of it is lost.
                 if let Err(e) = engine::resume(&self.monitor).await {
@@ -384,7 +384,7 @@ impl Job {
             return Ok(Parent { state, base: flat, snapshot: Some(snapshot) });
         }
         // The save before came to nothing, after the guest had gone over.
-        let path = self.shared.dir.base_state();
+        let path = self.shared.dir().base_state();
         match std::fs::read(&path) {
             Ok(state) => Ok(Parent { state, base: None, snapshot: None }),
             Err(e) => {
@@ -433,7 +433,10 @@ impl Job {
         let snapshot = published?;
         if memory {
             let origin = Origin { snapshot: snapshot.id(), memory: true };
-            self.shared.dir.write_origin(origin).map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
+            self.shared
+                .dir()
+                .write_origin(origin)
+                .map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
             fault::at(Point::OriginNoted);
         }
         let sizes = self.store.sizes(&snapshot)?;

@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::End;
 use super::console::Console;
 use super::control::{Failure, FailureKind, Family};
-use super::driver::Input;
+use super::driver::{Claim, Claimed, IDENTITY_DEADLINE, Input, SPARES_DEADLINE, spare};
 use super::link::{Handle, Link};
 use super::plan::{self, Plan};
 use super::ports::Ports;
@@ -34,7 +35,8 @@ pub(super) struct Snapshot {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) home: Home,
-    pub(super) dir: VmDir,
+    /// Where the VM is; a spare becomes another when it is claimed.
+    dir: RefCell<Rc<VmDir>>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) snapshot: watch::Sender<Snapshot>,
     pub(super) console: Rc<Console>,
@@ -66,7 +68,7 @@ impl Shared {
         let console = Console::new(dir.console_log());
         Rc::new(Self {
             home,
-            dir,
+            dir: RefCell::new(Rc::new(dir)),
             inputs,
             snapshot,
             console,
@@ -77,12 +79,23 @@ impl Shared {
         })
     }
 
+    /// The VM's folders.
+    pub(super) fn dir(&self) -> Rc<VmDir> {
+        self.dir.borrow().clone()
+    }
+
+    /// The VM's folders are these from now on.
+    pub(super) fn moved(&self, dir: VmDir) {
+        self.console.moved(dir.console_log());
+        *self.dir.borrow_mut() = Rc::new(dir);
+    }
+
     /// The running QEMU's monitor and agent.
     pub(super) fn link(&self) -> Result<Rc<Handle>, Failure> {
         self.link.borrow().clone().ok_or_else(|| {
             Failure::new(
                 FailureKind::WrongState,
-                format!("the VM `{}` has no running guest", self.dir.name()),
+                format!("the VM `{}` has no running guest", self.dir().name()),
             )
         })
     }
@@ -146,6 +159,25 @@ impl Shared {
         before.await.ok().flatten()
     }
 
+    /// How long the guest may take to confirm its identity.
+    pub(super) fn identity_deadline(&self) -> Duration {
+        if self.snapshot.borrow().run.spare.is_some() { SPARES_DEADLINE } else { IDENTITY_DEADLINE }
+    }
+
+    /// Makes the spare that this is a VM, and lets it go on.
+    pub(super) async fn claim(&self, claim: Claim) -> Result<Claimed, Failure> {
+        let (tell, told) = oneshot::channel();
+        self.tell(Input::Claim(claim, tell));
+        told.await.unwrap_or_else(|_| Err(spare::no_spare()))
+    }
+
+    /// Ends the spare that this is.
+    pub(super) async fn retire(&self) -> Result<(), Failure> {
+        let (tell, told) = oneshot::channel();
+        self.tell(Input::Retire(tell));
+        told.await.unwrap_or_else(|_| Err(spare::no_spare()))
+    }
+
     /// Notes which snapshot the VM ends with, before that is whole; none where nothing came of it.
     pub(super) async fn becomes(&self, snapshot: Option<uuid::Uuid>) {
         let (noted, done) = oneshot::channel();
@@ -164,7 +196,8 @@ impl Shared {
 
     /// Why the guest has no address of this family, as a failure of this kind.
     pub(super) async fn why_no_address(&self, family: Family, kind: FailureKind) -> Failure {
-        let name = self.dir.name();
+        let dir = self.dir();
+        let name = dir.name();
         self.ports().why(family, kind).await.unwrap_or_else(|| {
             Failure::new(kind, format!("the guest of `{name}` has shown no address"))
                 .hint(format!("midge console {name}"))
@@ -173,7 +206,7 @@ impl Shared {
 
     /// A plan from the record as it is now.
     pub(super) fn replan(&self) -> Result<Plan, Failure> {
-        let record = self.dir.record().map_err(|e| Failure::new(FailureKind::Other, e.to_string()))?;
-        plan::plan(&self.home, &self.dir, &record, None)
+        let record = self.dir().record().map_err(|e| Failure::new(FailureKind::Other, e.to_string()))?;
+        plan::plan(&self.home, &self.dir(), &record, None)
     }
 }

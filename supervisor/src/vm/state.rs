@@ -100,6 +100,8 @@ pub enum Event {
         /// Why.
         detail: String,
     },
+    /// The guest, a spare that stands still, is somebody's VM now.
+    Claimed,
     /// The guest was saved, and is to go on from there another time.
     Saved,
     /// The guest did not confirm its new identity, and is not to run without one.
@@ -237,6 +239,20 @@ pub struct Policy {
     pub reset_ends: bool,
     /// Whether the first run loads a snapshot instead of booting.
     pub restores: bool,
+    /// Whether it is a spare, until [`Event::Claimed`].
+    pub spare: Spare,
+}
+
+/// Whether a guest is nobody's VM yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Spare {
+    /// It is a VM.
+    #[default]
+    No,
+    /// It is a spare that runs until it is told to stand still.
+    Runs,
+    /// It is a spare that stands still from the beginning.
+    Waits,
 }
 
 impl Policy {
@@ -331,6 +347,7 @@ impl Machine {
             Event::MonitorUp => self.monitor_up(),
             Event::Loaded => self.loaded(),
             Event::LoadFailed { detail } => self.dead(Cause::NotRestored { detail }),
+            Event::Claimed => self.claimed(),
             Event::Saved => self.dead(Cause::Saved),
             Event::Unconfirmed { detail } => self.dead(Cause::Unconfirmed { detail }),
             Event::Resumed => self.resumed(),
@@ -409,7 +426,18 @@ impl Machine {
         if self.state != State::Starting {
             return Vec::new();
         }
+        if self.policy.spare == Spare::Waits {
+            self.state = State::Paused { why: PauseReason::User };
+            return Vec::new();
+        }
         self.state = self.awake();
+        vec![Action::Continue]
+    }
+
+    fn claimed(&mut self) -> Vec<Action> {
+        self.policy.spare = Spare::No;
+        // Whoever waits for it to be ready waits for the VM, not for the spare.
+        self.ready = false;
         vec![Action::Continue]
     }
 
@@ -631,6 +659,7 @@ impl Machine {
         let mut actions: Vec<Action> =
             [Timer::Monitor, Timer::Stop, Timer::Quit].map(Action::Disarm).into_iter().collect();
         let again = end.asked_by.is_none()
+            && self.policy.spare == Spare::No
             && match self.policy.restart {
                 Restart::No => false,
                 Restart::OnFailure => end.is_failure(),

@@ -37,12 +37,19 @@ pub(super) async fn collect(shared: &Rc<Shared>) -> Result<Value, Failure> {
         "pss": kib("Pss"),
         "private": kib("Private_Dirty"),
         "ram_touched": run.ram_file.as_deref().and_then(allocated),
-        "disk_allocated": allocated(&shared.dir.disk()),
+        "disk_allocated": allocated(&shared.dir().disk()),
         "disk_read_bytes": sum(|s| s.rd_bytes),
         "disk_written_bytes": sum(|s| s.wr_bytes),
         "disk_reads": sum(|s| s.rd_operations),
         "disk_writes": sum(|s| s.wr_operations),
     }))
+}
+
+/// The memory that a process has to itself, in bytes.
+#[must_use]
+pub fn private_memory(pid: u32) -> Option<u64> {
+    let memory = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    Some(rollup(&memory, "Private_Dirty")? * 1024)
 }
 
 /// A line of `smaps_rollup`, in KiB.

@@ -20,9 +20,10 @@ use super::shared::Shared;
 use super::sockets::SocketDir;
 use super::state::{Ask, State};
 use super::{AskedBy, Begin, Identity, Restore, Unconfirmed, requests, save};
+use crate::host::priority;
 use crate::host::proc::ProcessId;
 use crate::snapshot::store::SnapshotStore;
-use crate::store::{Home, Lock, Record, RunState, SCHEMA, Status, VmDir};
+use crate::store::{Home, Lock, Record, RunState, SCHEMA, Spare, Status, VmDir};
 
 /// How long commands that are being answered may keep a supervisor whose VM has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -36,16 +37,16 @@ const PREDECESSOR: Duration = Duration::from_secs(10);
 /// it is the first conversation. Standard error is the VM's log.
 pub fn supervise(home: &Home, name: &str) -> ExitCode {
     crate::fault::in_supervisor();
-    // Away from the terminal of the command that started us: no hang-up and no Ctrl-C reaches the VM. Fails only for a
-    // process group's leader, which then is fine as it is.
-    if nix::unistd::setsid().is_err() {
-        tracing::debug!("keeping the session");
-    }
+    // Away from the terminal of the command that started us: no hang-up and no Ctrl-C reaches the VM.
+    let session = own_session();
     let level =
         if std::env::var_os("MIDGE_DEBUG").is_some() { tracing::Level::DEBUG } else { tracing::Level::INFO };
     // A log that cannot be written (its disk is full) is complained of on standard error, by a macro that panics where that fails too.
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).log_internal_errors(false);
     log.with_ansi(false).with_max_level(level).init();
+    if let Err(e) = session {
+        tracing::debug!("keeping the session: {e}");
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -69,6 +70,14 @@ pub fn supervise(home: &Home, name: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Begins a session. The leader of a process group may not (setsid(2)), which we are from our start on: so back into the starter's
+/// group first, which ends at once.
+fn own_session() -> nix::Result<()> {
+    let starters = nix::unistd::getpgid(Some(nix::unistd::getppid()))?;
+    nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), starters)?;
+    nix::unistd::setsid().map(drop)
 }
 
 async fn run(home: &Home, name: &str, greeting: Option<UnixStream>) -> Result<(), Failure> {
@@ -113,7 +122,7 @@ async fn run(home: &Home, name: &str, greeting: Option<UnixStream>) -> Result<()
     // Nobody new; those that are being answered hear how it ended, and so do those whose connection nobody has taken yet.
     accepting.abort();
     listening_for_signals.abort();
-    let _ = std::fs::remove_file(shared.dir.run_dir().join("control.sock"));
+    let _ = std::fs::remove_file(shared.dir().run_dir().join("control.sock"));
     while let Ok((stream, _)) = backlog.accept() {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = tokio::net::UnixStream::from_std(stream)
@@ -141,11 +150,21 @@ struct Ready {
 /// Takes charge: the lock, the plan, the control socket, and the QEMU that may be there already.
 async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
     let store = |e: crate::store::StoreError| Failure::new(FailureKind::Other, crate::error::chain(&e));
-    let dir = home.existing_vm(name).map_err(store)?;
+    let begin = Begin::from_env().map_err(|why| Failure::new(FailureKind::Usage, why))?;
+    let pool = match &begin {
+        Begin::Restore(Restore { spare: Some(pool), .. }) => Some(pool),
+        _ => None,
+    };
+    let dir = match pool {
+        Some(pool) => home.spare(pool, name),
+        None => home.existing_vm(name).map_err(store)?,
+    };
+    if pool.is_some() {
+        priority::lower();
+    }
     dir.create_run_dir().map_err(store)?;
     let lock = take_charge(&dir).await?;
     let record = dir.record().map_err(store)?;
-    let begin = Begin::from_env().map_err(|why| Failure::new(FailureKind::Usage, why))?;
     // Without the lock a supervisor is on its way out: it was killed, and its QEMU is looked after once its process is gone.
     if let Status::Supervised(before) = dir.status()
         && let Ok(Some(process)) = before.supervisor.open()
@@ -179,14 +198,14 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
                 Begin::Boot => match dir.suspended() {
                     Some(snapshot) if SnapshotStore::new(home).by_id(snapshot)?.is_some() => {
                         let (identity, unconfirmed) = (Identity::Same, Unconfirmed::Keep);
-                        Some(Restored::find(home, &Restore { snapshot, identity, unconfirmed })?)
+                        Some(Restored::find(home, &Restore { snapshot, identity, unconfirmed, spare: None })?)
                     }
                     _ => None,
                 },
                 Begin::Restore(restore) => Some(Restored::find(home, restore)?),
             };
             crate::snapshot::save::settle_disk(&dir.disk())?;
-            (plan::plan(home, &dir, &record, restore)?, fresh_run(&record, us))
+            (plan::plan(home, &dir, &record, restore)?, fresh_run(&record, us, &begin))
         }
     };
     let (inputs, queue, snapshot) = driver::queue(&run);
@@ -264,18 +283,20 @@ async fn take_charge(dir: &VmDir) -> Result<Lock, Failure> {
         .hint(format!("look for `midge supervise {}` in the process list, and end it", dir.name())))
 }
 
-fn fresh_run(record: &Record, supervisor: ProcessId) -> RunState {
-    let expires = record.spec.ttl_seconds.map(|seconds| {
-        let ttl = jiff::SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
-        jiff::Timestamp::now().checked_add(ttl).unwrap_or(jiff::Timestamp::MAX)
-    });
+fn fresh_run(record: &Record, supervisor: ProcessId, begin: &Begin) -> RunState {
+    let spare = match begin {
+        Begin::Restore(Restore { snapshot, identity, spare: Some(pool), .. }) => {
+            Some(Spare { pool: pool.clone(), snapshot: *snapshot, identity: *identity, ready: false })
+        }
+        _ => None,
+    };
     RunState {
         schema: SCHEMA,
         state: State::Starting,
         supervisor,
         qemu: None,
         started: None,
-        expires,
+        expires: expires(record),
         accel: None,
         qemu_version: None,
         ram_file: None,
@@ -288,12 +309,20 @@ fn fresh_run(record: &Record, supervisor: ProcessId) -> RunState {
         forwards_due: Vec::new(),
         becoming: None,
         unconfirmed: None,
+        spare,
         phases: Vec::new(),
         addresses: Vec::new(),
         heard: Vec::new(),
         ports: Vec::new(),
         restarts: 0,
     }
+}
+
+/// When a VM whose time to live begins now is to end.
+pub(super) fn expires(record: &Record) -> Option<jiff::Timestamp> {
+    let ttl = i64::try_from(record.spec.ttl_seconds?).unwrap_or(i64::MAX);
+    let end = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(ttl));
+    Some(end.unwrap_or(jiff::Timestamp::MAX))
 }
 
 /// A supervisor that is told to end, as at the host's shutdown, ends its guest in good order first.
@@ -314,7 +343,7 @@ async fn obey_signals(shared: Rc<Shared>) {
 
 /// Leaves nothing of the run behind, nor of a VM that was to live for one run only.
 fn close(shared: &Shared, lock: Lock) {
-    let dir: &VmDir = &shared.dir;
+    let dir = shared.dir();
     let record = dir.record();
     let ephemeral = record.as_ref().is_ok_and(|record| record.spec.ephemeral);
     dir.clear_run();

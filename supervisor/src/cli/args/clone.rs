@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use super::values::{self, WaitFor};
 use super::{Names, Output};
 use crate::snapshot::SnapshotName;
+use crate::vm::Identity;
 
 /// `clone`.
 #[derive(Debug, Args)]
@@ -37,6 +38,9 @@ pub(in crate::cli) struct CloneArgs {
     /// Let a clone run on that does not confirm its new identity; it is never called ready.
     #[arg(long)]
     pub(in crate::cli) keep_unconfirmed: bool,
+    /// Make the clone anew, also where a pool has one ready.
+    #[arg(long)]
+    pub(in crate::cli) no_pool: bool,
     /// Wait until the clone is ready or shows this sign (agent, ssh, ip, tcp:PORT or serial:REGEX).
     #[arg(long, value_name = "SIGN", num_args = 0..=1, require_equals = true, default_missing_value = "ready", value_parser = values::wait_for)]
     pub(in crate::cli) wait: Option<WaitFor>,
@@ -77,6 +81,16 @@ pub(in crate::cli) enum Who {
     Network,
     /// The same as its source
     None,
+}
+
+impl From<Who> for Identity {
+    fn from(who: Who) -> Self {
+        match who {
+            Who::Full => Self::Full,
+            Who::Network => Self::Network,
+            Who::None => Self::None,
+        }
+    }
 }
 
 /// `snapshot save`.

@@ -9,7 +9,8 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use super::image::ImageVerb;
 use super::values::{self, Place, WaitFor};
 use super::{
-    CloneArgs, CompareArgs, NetVerb, Output, RestoreArgs, SetFlags, SnapshotVerb, SpecFlags, SuspendArgs,
+    CloneArgs, CompareArgs, NetVerb, Output, PoolVerb, RestoreArgs, SetFlags, SnapshotVerb, SpecFlags,
+    SuspendArgs,
 };
 use crate::image::cow::Cow;
 
@@ -85,6 +86,10 @@ pub(in crate::cli) enum Verb {
     /// Save, list, check, move and remove snapshots
     #[command(subcommand, aliases = ["snapshots", "snap"])]
     Snapshot(SnapshotVerb),
+
+    /// Keep clones of a snapshot ready, to be claimed by `clone` in a moment
+    #[command(subcommand, alias = "pools")]
+    Pool(PoolVerb),
 
     /// Build, list and remove images
     #[command(subcommand, alias = "images")]

@@ -12,19 +12,20 @@ use crate::cli::deadline::{DEFAULT_WAIT, Deadline};
 use crate::cli::evidence::Evidence;
 use crate::cli::exit::{ExitKind, Failed, io_kind};
 use crate::cli::follow::{self, Show};
-use crate::cli::{Outcome, output, snapshots};
-use crate::clone::{self, CloneError, Macs, Needs, Options};
+use crate::cli::{Outcome, describe, output, snapshots};
+use crate::clone::{self, CloneError, Macs, Needs, Options, Place};
 use crate::fault::{self, Point};
 use crate::host::{HostRoot, Memory, Space};
 use crate::image::overlay::OverlayError;
+use crate::pool;
 use crate::snapshot::check::{HostView, check};
 use crate::snapshot::manifest::RAM_DELTA;
 use crate::snapshot::store::{Pin, Removal, Snapshot, SnapshotStore};
 use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::spec::{Kind, Net};
-use crate::store::{Status, StoreError, VmDir};
-use crate::vm::control::Until;
-use crate::vm::{self, Begin, How, Identity, Phase, Restore, Unconfirmed};
+use crate::store::{PoolDir, Spare, Status, StoreError, VmDir};
+use crate::vm::control::{Client, Until};
+use crate::vm::{self, Begin, Claim, Claimed, How, Identity, LaunchError, Phase, Restore, Unconfirmed};
 
 /// How many clones are started at the same time for each CPU: one waits for its QEMU while another computes.
 const AT_ONCE: usize = 2;
@@ -65,6 +66,8 @@ struct Cloned<'a> {
 enum Begun {
     /// From the snapshot's memory.
     Memory,
+    /// From the snapshot's memory, ahead of time.
+    Pool,
     /// By booting.
     Cold,
     /// Not at all.
@@ -93,9 +96,94 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> Outcome {
             return Err(StoreError::Taken(name.clone()).into());
         }
     }
+    let Some(pool) = pool_of(context, args)? else { return make_all(context, args, &names) };
+    let left = claim_all(context, args, &pool, &names);
+    // What was taken is made anew, also where something went wrong.
+    let outcome = left.and_then(|left| if left.is_empty() { Ok(0) } else { make_all(context, args, &left) });
+    super::pool::start_refill(context, &pool);
+    outcome
+}
+
+/// The pool that may have clones ready.
+fn pool_of(context: &Context, args: &CloneArgs) -> Result<Option<PoolDir>, Failed> {
+    let home = context.home()?;
+    if args.no_pool || args.how.cold || args.how.stopped {
+        return Ok(None);
+    }
+    // A VM that is named is cloned as it is now.
+    if !args.source.contains('@') && home.vm(&args.source).state_dir().exists() {
+        return Ok(None);
+    }
+    let Ok(name) = args.source.parse() else { return Ok(None) };
+    let pool = home.pool(&name);
+    Ok(pool.record()?.is_some().then_some(pool))
+}
+
+/// Claims as many as there are, and answers the names of those that are still to be made.
+fn claim_all(
+    context: &Context,
+    args: &CloneArgs,
+    pool: &PoolDir,
+    names: &[String],
+) -> Result<Vec<String>, Failed> {
+    let snapshot = snapshots::store(context)?.get(pool.name())?;
+    let identity = Identity::from(args.identity);
+    let fits = |spare: &Spare| spare.snapshot == snapshot.id() && spare.identity == identity;
+    for (done, name) in names.iter().enumerate() {
+        let claim = Claim {
+            name: name.clone(),
+            ephemeral: args.rm,
+            ttl_seconds: ttl_seconds(args),
+            unconfirmed: unconfirmed(args),
+        };
+        let home = context.home()?;
+        let claimed = pool::claim(home, pool, &claim, fits).map_err(|error| match error {
+            error @ LaunchError::Client(_) => give_up(context, args, &home.vm(name), error.into()),
+            error => error.into(),
+        });
+        let Some(claimed) = claimed? else { return Ok(names[done..].to_vec()) };
+        print_claimed(context, args, &snapshot, name, &claimed)?;
+    }
+    Ok(Vec::new())
+}
+
+/// Waits for what is waited for of a clone that runs, and prints it.
+fn print_claimed(
+    context: &Context,
+    args: &CloneArgs,
+    snapshot: &Snapshot,
+    name: &str,
+    claimed: &Claimed,
+) -> Result<(), Failed> {
+    let vm = context.home()?.vm(name);
+    let phases = match &args.wait {
+        Some(wait) => {
+            let evidence = Evidence::of_this_run(&vm);
+            let waited = stay(context, args, &vm, context.connect(&vm)?, &wait.until(), evidence);
+            waited.map_err(|failed| give_up(context, args, &vm, failed))?
+        }
+        None => Vec::new(),
+    };
+    if !args.output.json() {
+        return output::line(name);
+    }
+    let run = describe::running(&vm.status()).cloned();
+    output::json(&Cloned {
+        name,
+        id: claimed.id,
+        snapshot: &snapshot.shown(),
+        begun: Begun::Pool,
+        macs: &claimed.macs,
+        addresses: &claimed.addresses,
+        identity: run.as_ref().and_then(|run| run.identity.as_ref()),
+        phases: &phases,
+    })
+}
+
+fn make_all(context: &Context, args: &CloneArgs, names: &[String]) -> Outcome {
     snapshots::sweep(context)?;
     let source = find(context, args)?;
-    let outcome = clone_all(context, args, &source, &names);
+    let outcome = clone_all(context, args, &source, names);
     fault::at(Point::ClonesDone);
     if source.implicit {
         // Its files stay for as long as a clone needs them.
@@ -104,6 +192,14 @@ pub(super) fn clone(context: &Context, args: &CloneArgs) -> Outcome {
         }
     }
     outcome
+}
+
+fn unconfirmed(args: &CloneArgs) -> Unconfirmed {
+    if args.keep_unconfirmed { Unconfirmed::Keep } else { Unconfirmed::Stop }
+}
+
+fn ttl_seconds(args: &CloneArgs) -> Option<u64> {
+    args.ttl.map(|ttl| ttl.as_secs().max(1))
 }
 
 /// The snapshot that is meant; of a VM that is named, one is made.
@@ -148,11 +244,8 @@ fn find(context: &Context, args: &CloneArgs) -> Result<Source, Failed> {
 fn clone_all(context: &Context, args: &CloneArgs, source: &Source, names: &[String]) -> Outcome {
     let begun = begun(context, args, source)?;
     enough(context, source, begun, names.len())?;
-    let options = Options {
-        ephemeral: args.rm,
-        ttl_seconds: args.ttl.map(|ttl| ttl.as_secs().max(1)),
-        memory: begun == Begun::Memory,
-    };
+    let options =
+        Options { ephemeral: args.rm, ttl_seconds: ttl_seconds(args), memory: begun == Begun::Memory };
     let macs = Mutex::new(Macs::in_use(context.home()?)?);
     let one = |name: &String| clone_one(context, args, source, &options, begun, &macs, name);
     if let [name] = names {
@@ -234,7 +327,7 @@ fn enough(context: &Context, source: &Source, begun: Begun, count: usize) -> Res
         manifest.ram.as_ref().filter(|ram| ram.base.is_some() && ram.part.file.as_os_str() == RAM_DELTA);
     let needs = match begun {
         Begun::Stopped => Needs { memory: 0, disk: 64 << 10, addresses: 0 },
-        Begun::Memory => Needs::of_memory_clone(delta.map_or(0, |ram| ram.part.size), natted),
+        Begun::Memory | Begun::Pool => Needs::of_memory_clone(delta.map_or(0, |ram| ram.part.size), natted),
         Begun::Cold => Needs::of_boot(manifest.spec.memory.bytes(), natted),
     };
     let addresses = if natted > 0 && begun != Begun::Stopped {
@@ -264,7 +357,7 @@ fn clone_one(
     let home = context.home()?;
     let made = {
         let mut macs = macs.lock().map_err(|_| Failed::new(ExitKind::Other, "another clone broke off"))?;
-        clone::make(home, &source.snapshot, name, options, &mut macs)
+        clone::make(home, &source.snapshot, Place::Vm(name), options, &mut macs)
     };
     let vm = made?;
     fault::at(Point::CloneMade);
@@ -279,7 +372,7 @@ fn clone_one(
     };
     let record = vm.record()?;
     if args.output.json() {
-        let run = super::super::describe::running(&vm.status()).cloned();
+        let run = describe::running(&vm.status()).cloned();
         output::json(&Cloned {
             name,
             id: record.id,
@@ -320,29 +413,37 @@ fn start(
     vm: &VmDir,
 ) -> Result<Vec<Phase>, Failed> {
     let begin = match begun {
-        Begun::Memory => Begin::Restore(Restore {
+        Begun::Memory | Begun::Pool => Begin::Restore(Restore {
             snapshot: source.snapshot.id(),
-            identity: match args.identity {
-                Who::Full => Identity::Full,
-                Who::Network => Identity::Network,
-                Who::None => Identity::None,
-            },
-            unconfirmed: if args.keep_unconfirmed { Unconfirmed::Keep } else { Unconfirmed::Stop },
+            spare: None,
+            identity: args.identity.into(),
+            unconfirmed: unconfirmed(args),
         }),
         Begun::Cold | Begun::Stopped => Begin::Boot,
     };
-    let mut evidence = Evidence::of_next_run(vm);
+    let evidence = Evidence::of_next_run(vm);
     let started = vm::start(context.home()?, vm, &begin)?;
     fault::at(Point::CloneBegun);
     if !context.voice.quiet {
         started.notes.iter().for_each(|note| output::say(format_args!("midge: {note}")));
     }
-    let mut client = started.client;
     let until = match (&args.wait, begun, args.identity) {
         (Some(wait), _, _) => wait.until(),
         (None, Begun::Memory, Who::Full | Who::Network) => Until::Identified,
         _ => Until::Resumed,
     };
+    stay(context, args, vm, started.client, &until, evidence)
+}
+
+/// Stays until a clone shows what is waited for.
+fn stay(
+    context: &Context,
+    args: &CloneArgs,
+    vm: &VmDir,
+    mut client: Client,
+    until: &Until,
+    mut evidence: Evidence,
+) -> Result<Vec<Phase>, Failed> {
     let show = Show {
         phases: !context.voice.quiet
             && args.count.is_none()
@@ -351,7 +452,7 @@ fn start(
         notes: !context.voice.quiet,
     };
     let deadline = Deadline::after(Some(args.timeout.unwrap_or(DEFAULT_WAIT)));
-    let followed = follow::follow(&mut client, &until, deadline, &mut evidence, show)?;
+    let followed = follow::follow(&mut client, until, deadline, &mut evidence, show)?;
     fault::at(Point::CloneFollowed);
     if args.wait == Some(WaitFor::CloudInit) {
         let report = super::cloud_init::report(context, vm, deadline)?;

@@ -186,8 +186,9 @@ fn linux(spec: &VmSpec, image: Option<&Image>) -> bool {
 
 /// The MAC address of each interface: the spec's, else the one of `before`, else one that no VM here has.
 pub(super) fn macs(home: &Home, spec: &VmSpec, before: &[String]) -> Result<Vec<String>, Failed> {
-    let others = home.vm_names()?.into_iter().filter(|name| *name != spec.name);
-    let others = others.filter_map(|name| home.vm(&name).record().ok());
+    let own = home.vm(&spec.name);
+    let others = home.vms_and_spares()?.into_iter().filter(|vm| *vm != own);
+    let others = others.filter_map(|vm| vm.record().ok());
     let mut used: BTreeSet<String> = others.flat_map(|record| record.macs).collect();
     let mut macs = Vec::new();
     for (index, net) in spec.nets.iter().enumerate() {

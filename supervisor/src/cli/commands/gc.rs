@@ -12,6 +12,7 @@ use crate::cli::context::Context;
 use crate::cli::describe;
 use crate::cli::exit::Failed;
 use crate::cli::{Outcome, images, output, snapshots, units};
+use crate::pool;
 use crate::store::{Status, VmDir};
 use crate::vm::control::Request;
 
@@ -44,6 +45,7 @@ pub(super) fn gc(context: &Context, args: &GcArgs) -> Outcome {
             cleared.push(Cleared { what, vm: Some(name), path: None, bytes: None });
         }
     }
+    cleared.extend(spares(context, args.dry_run)?);
     cleared.extend(
         run_folders(context, args.dry_run)?.into_iter().map(|p| Cleared::file("run folder without a VM", p)),
     );
@@ -126,14 +128,29 @@ fn clear_vm(context: &Context, vm: &VmDir, dry_run: bool) -> Result<Option<&'sta
     Ok(None)
 }
 
+/// Spares whose supervisors are gone, and pools whose removal was cut short.
+fn spares(context: &Context, dry_run: bool) -> Result<Vec<Cleared>, Failed> {
+    let home = context.home()?;
+    let mut cleared = Vec::new();
+    for pool in home.pools()? {
+        let what =
+            if pool.record()?.is_none() { "spare of a removed pool" } else { "spare without a supervisor" };
+        for spare in pool::leftovers(home, &pool, dry_run)? {
+            cleared.push(Cleared { what, vm: Some(spare), path: None, bytes: None });
+        }
+    }
+    Ok(cleared)
+}
+
 /// Run folders that no VM belongs to: their VM's state folder was removed by hand.
 fn run_folders(context: &Context, dry_run: bool) -> Result<Vec<PathBuf>, Failed> {
     let home = context.home()?;
-    let Ok(entries) = fs::read_dir(home.run().join("vms")) else { return Ok(Vec::new()) };
+    let entries = fs::read_dir(home.run().join("vms")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut vms: Vec<VmDir> = names.map(|name| home.vm(&name)).collect();
+    vms.extend(home.lost_spares()?);
     let mut stale = Vec::new();
-    for entry in entries.flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let vm = home.vm(&name);
+    for vm in vms {
         if vm.state_dir().exists() || vm.status() != Status::Stopped {
             continue;
         }

@@ -208,6 +208,7 @@ mod tests {
             forwards_due: Vec::new(),
             becoming: None,
             unconfirmed: None,
+            spare: None,
             phases: Vec::new(),
             addresses: vec!["10.0.2.15".parse().unwrap()],
             heard: Vec::new(),

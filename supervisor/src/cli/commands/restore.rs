@@ -88,6 +88,7 @@ fn go_on(context: &Context, vm: &VmDir, snapshot: &Snapshot) -> Result<Vec<Phase
     let begin = Begin::Restore(Restore {
         snapshot: snapshot.id(),
         identity: Identity::Same,
+        spare: None,
         unconfirmed: Unconfirmed::Keep,
     });
     let mut evidence = Evidence::of_next_run(vm);

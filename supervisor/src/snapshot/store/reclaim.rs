@@ -115,8 +115,8 @@ impl SnapshotStore {
     /// Everything that needs a snapshot's files.
     fn uses(&self, listing: &Listing) -> Result<Vec<Use>, SnapshotError> {
         let mut uses = Vec::new();
-        for name in self.home.vm_names()? {
-            let vm = self.home.vm(&name);
+        for vm in self.home.vms_and_spares()? {
+            let name = vm.name().to_owned();
             let user = || User::Clone(name.clone());
             let Ok(origin) = vm.origin() else {
                 // What cannot be read may be a clone of any.

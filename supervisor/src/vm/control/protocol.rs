@@ -9,7 +9,7 @@ use crate::identity::Wanted;
 use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::spec::Ready;
 use crate::store::{RunState, Source, StoreError};
-use crate::vm::{End, How, Phase};
+use crate::vm::{Claim, End, How, Phase};
 
 /// What a command asks of a supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,6 +90,11 @@ pub enum Request {
         #[serde(default)]
         note: Option<String>,
     },
+    /// Make this spare a VM and let it run: `done` carries a [`Claimed`](crate::vm::Claimed) as soon as it does. Only the first of
+    /// several such requests succeeds; the others fail as [`FailureKind::Claimed`].
+    Claim(Claim),
+    /// End this spare; done when that has begun. What is no spare (any more) fails as [`FailureKind::Claimed`].
+    Retire,
     /// Give the running guest an identity: `done` carries a [`Report`](crate::identity::Report), which is no success by itself.
     Identify {
         /// What is to change.
@@ -140,6 +145,8 @@ pub enum Until {
     Ready,
     /// This sign.
     Sign(Ready),
+    /// The guest is a spare that can be claimed, or has been claimed already.
+    Spare,
     /// The end of the guest.
     Ended,
 }
@@ -220,6 +227,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// The request does not fit the VM's state.
     WrongState,
+    /// This is no spare that can be claimed, or not any more.
+    Claimed,
     /// A supervisor is not needed: the VM has one.
     Supervised,
     /// The guest ended before what was waited for.

@@ -416,8 +416,8 @@ fn vm_of(user: &str) -> &str {
 /// Whether the VM runs that a user of the network stands for. Where that cannot be found out, it does: a network that is taken away
 /// from a running guest does more harm than one that stays.
 fn lives(home: &Home, user: &str) -> bool {
-    let Ok(names) = home.vm_names() else { return true };
-    names.iter().map(|name| home.vm(name)).any(|vm| match vm.record() {
+    let Ok(all) = home.vms_and_spares() else { return true };
+    all.iter().any(|vm| match vm.record() {
         Ok(record) => record.id.to_string() == vm_of(user) && !matches!(vm.status(), Status::Stopped),
         Err(StoreError::NotFound { .. }) => false,
         Err(_) => !matches!(vm.status(), Status::Stopped),

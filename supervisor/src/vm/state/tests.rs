@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn policy(restart: Restart) -> Policy {
-    Policy { restart, hears: true, shows_ready: true, reset_ends: false, restores: false }
+    Policy { restart, hears: true, shows_ready: true, reset_ends: false, restores: false, spare: Spare::No }
 }
 
 /// A machine whose guest runs.
@@ -288,7 +288,7 @@ proptest! {
         shows_ready in any::<bool>(),
         events in prop::collection::vec(any_event(), 0..60),
     ) {
-        let mut machine = Machine::new(Policy { restart, hears, shows_ready, reset_ends: false, restores: false });
+        let mut machine = Machine::new(Policy { restart, hears, shows_ready, reset_ends: false, restores: false, spare: Spare::No });
         let (mut qemus, mut ends, mut finished, mut spawns) = (0_i32, 0, 0, 0);
         let mut quit_armed = false;
         for event in std::iter::once(Event::Start).chain(events) {
@@ -345,5 +345,32 @@ proptest! {
                 prop_assert_eq!(machine.state(), State::Ended);
             }
         }
+    }
+}
+
+#[test]
+fn a_spare_stands_still_until_it_is_claimed_and_never_boots() {
+    for (spare, runs) in [(Spare::Waits, false), (Spare::Runs, true)] {
+        let mut machine = Machine::new(Policy { restores: true, spare, ..policy(Restart::Always) });
+        machine.handle(Event::Start);
+        machine.handle(Event::Spawned);
+        machine.handle(Event::MonitorUp);
+        assert_eq!(machine.handle(Event::Loaded).contains(&Action::Continue), runs);
+        assert_eq!(
+            machine.state(),
+            if runs { State::Booting } else { State::Paused { why: PauseReason::User } }
+        );
+        let mut killed = machine.clone();
+        let exit = Exit { status: Some(ExitStatus::Signal(9)), stderr: String::new(), oom: None };
+        killed.handle(Event::QemuExited(exit.clone()));
+        assert_eq!(killed.state(), State::Ended, "nobody's VM is not started again");
+
+        machine.handle(Event::Ready);
+        machine.handle(Event::Stopped { status: "paused".to_owned(), no_space: false });
+        assert_eq!(machine.handle(Event::Claimed), [Action::Continue]);
+        machine.handle(Event::Resumed);
+        assert_eq!(machine.state(), State::Booting, "the VM is not ready because the spare was");
+        machine.handle(Event::QemuExited(exit));
+        assert_eq!(machine.state(), State::Restarting);
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cli::args::SnapshotRmArgs;
 use crate::cli::context::{Context, each};
-use crate::cli::exit::Failed;
+use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::{Outcome, output, snapshots, units};
 use crate::snapshot::store::{Removal, Removed, User};
 use crate::snapshot::{SnapshotError, SnapshotName};
@@ -25,6 +25,7 @@ pub(super) fn rm(context: &Context, args: &SnapshotRmArgs) -> Outcome {
     let store = snapshots::store(context)?;
     let how = if args.detach { Removal::Detach } else { Removal::Refuse };
     each(&args.names, |name| {
+        has_no_pool(context, name)?;
         let (freed, users) = if args.dry_run {
             (None, store.check_removal(name, how).map_err(|e| in_use(e, name))?)
         } else {
@@ -46,6 +47,15 @@ pub(super) fn rm(context: &Context, args: &SnapshotRmArgs) -> Outcome {
         }
         Ok(())
     })
+}
+
+/// Refuses to remove what spares are made from.
+fn has_no_pool(context: &Context, name: &SnapshotName) -> Result<(), Failed> {
+    if context.home()?.pool(name).record()?.is_none() {
+        return Ok(());
+    }
+    let text = format!("a pool keeps clones of `{name}` ready");
+    Err(Failed::new(ExitKind::WrongState, text).hint(format!("`midge pool rm {name}` first")))
 }
 
 fn in_use(error: SnapshotError, name: &SnapshotName) -> Failed {
