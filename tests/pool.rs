@@ -312,6 +312,7 @@ fn spares_of_a_whole_system_are_machines_of_their_own_before_they_are_claimed() 
     let looks = |name: &str| {
         let claimed = sandbox.json(&["clone", "deb@up", name, "-o", "json"]);
         assert_eq!(claimed["begun"], "pool", "{claimed}");
+        assert_eq!(claimed["identity"]["items"]["mac"]["state"], "done", "{claimed}");
         assert!(!claimed["addresses"].as_array().unwrap().is_empty(), "{claimed}");
         sandbox.ok(&["wait", name]);
         let items = &sandbox.inspect(name)["run"]["identity"]["items"];

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Driver, IDENTITY_DEADLINE, Input};
 use crate::fault::{self, Point};
 use crate::host::priority;
-use crate::identity::{RandomSeed, Wanted};
+use crate::identity::{self, Item, ItemName, RandomSeed, Report, Wanted};
 use crate::store::StoreError;
 use crate::vm::begin::{Identity, Unconfirmed};
 use crate::vm::control::{Failure, FailureKind};
@@ -86,6 +86,16 @@ impl Driver {
             .map_err(|why| Failure::new(FailureKind::WrongState, why))
     }
 
+    /// Of what the spare has told of itself, this is told anew.
+    fn awaits(&mut self, wanted: &Wanted) {
+        let told = self.run.identity.take().and_then(|told| serde_json::from_value::<Report>(told).ok());
+        let Some(mut report) = told else { return };
+        for name in wanted.items().into_iter().filter(|name| *name != ItemName::BootId) {
+            report.items.insert(name, Item { state: identity::State::Pending, detail: String::new(), us: 0 });
+        }
+        self.run.identity = serde_json::to_value(report).ok();
+    }
+
     /// Makes a spare a VM: first the folders, as a name that is taken leaves the spare as it was, then everything that knows of them.
     pub(super) fn claim(&mut self, claim: &Claim) -> Result<Claimed, Failure> {
         let store = |e: StoreError| {
@@ -121,6 +131,8 @@ impl Driver {
         self.run.expires = supervise::expires(&record);
         self.run.started = Some(record.created);
         self.spawned_at = Instant::now();
+        // What showed the spare to be ready is not shown again; the VM is when it is who it is to be.
+        let was_ready = self.run.phases.iter().any(|phase| phase.name == PhaseName::Ready);
         self.run.phases.clear();
         self.history.add(Happening::Claimed { spare: before.name().to_owned() });
         self.mark(PhaseName::Monitor);
@@ -129,6 +141,8 @@ impl Driver {
         }
         if let Some(wanted) = wanted {
             self.run.unconfirmed = Some(claim.unconfirmed);
+            self.waits_for_identity = was_ready;
+            self.awaits(&wanted);
             self.arm(Timer::Identity, IDENTITY_DEADLINE);
             let shared = self.shared.clone();
             tokio::task::spawn_local(async move {
