@@ -92,13 +92,16 @@ const START: &[Point] =
 const RESTORE: &[Point] = &[Point::SourceEnded, Point::DiskPutBack, Point::PutBack];
 /// Where a command is killed that removes a snapshot.
 const RM: &[Point] = &[Point::Unnamed, Point::Reclaimed];
+/// Where the supervisor of a spare is killed while it is claimed: `tests/pool.rs` does it.
+const CLAIM: &[Point] = &[Point::ClaimBegun, Point::ClaimRenamed, Point::ClaimRunRenamed, Point::ClaimNoted];
 /// Where a command is killed that removes a VM.
 const RM_VM: &[Point] = &[Point::OutOfSight];
 
 #[test]
 fn no_point_is_forgotten() {
     let lists =
-        [HAND_OVER, SAVE_OF_CLONE, STOP, SUSPEND, DISK, STOPPED, CLONE, START, RESTORE, RM, RM_VM].concat();
+        [HAND_OVER, SAVE_OF_CLONE, STOP, SUSPEND, DISK, STOPPED, CLONE, START, RESTORE, RM, RM_VM, CLAIM]
+            .concat();
     for point in Point::ALL {
         assert!(lists.contains(point), "nobody is killed at {}", point.name());
     }

@@ -1,6 +1,6 @@
 //! Clones: new VMs from snapshots.
 //!
-//! A clone's record is its source's, with a name, an id and MAC addresses of its own; its disk is an overlay on the snapshot's; its
+//! A clone's record is its source's, with a name, an id and MAC addresses of its own; its disk is an overlay on the snapshot's, and its
 //! its `origin` names the snapshot, which stays for as long as the clone does. Whether it goes on from the snapshot's memory or boots is
 //! decided by whoever starts it ([`crate::vm::Begin`]).
 
@@ -144,8 +144,12 @@ pub fn make(
 /// # Errors
 /// What the file system says; the disk is then the one or the other, whole.
 pub fn put_back(vm: &VmDir, snapshot: &Snapshot, memory: bool) -> Result<(), CloneError> {
+    // From here on there is no way back to where it was suspended: that memory belongs to the disk that goes.
+    vm.clear_suspended();
     if let Some(layer) = snapshot.manifest.disk.as_ref().and_then(|disk| disk.layers.first()) {
         let disk = vm.disk();
+        // What a save that was cut short has left would be put over the new disk by the next start.
+        crate::snapshot::save::settle_disk(&disk)?;
         let fresh = vm.state_dir().join("disk.restored.qcow2");
         let failed = |what: &'static str| {
             let path = disk.clone();

@@ -4,7 +4,7 @@
 //!
 //! | folder | holds | survives a reboot |
 //! |---|---|---|
-//! | state, `$MIDGE_HOME` | `vms/NAME/{vm.json, origin.json, last.json, events.jsonl, disk.qcow2, *.log}`, `pools/NAME@TAG/{pool.json, spares/ID/}`, `images/`, `tmp/` | yes |
+//! | state, `$MIDGE_HOME` | `vms/NAME/{vm.json, origin, last.json, events.jsonl, disk.qcow2, *.log}`, `pools/NAME@TAG/{pool.json, spares/ID/}`, `images/`, `tmp/` | yes |
 //! | run, `$MIDGE_RUN` | `vms/NAME/{lock, state.json, *.sock}`, `spares/ID/` | no |
 //!
 //! Every record is JSON, written to a temporary file and renamed, so a reader never sees half of one. Every lock is a

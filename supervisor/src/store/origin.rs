@@ -86,7 +86,7 @@ impl VmDir {
     }
 
     /// Notes that the VM stands on a snapshot from now on: that it goes on as the first clone of its own. The caller holds
-    /// [`VmDir::lock`].
+    /// [`VmDir::lock`], or is the VM's supervisor.
     pub fn write_origin(&self, origin: Origin) -> Result<(), StoreError> {
         origin.write_to(self.state_dir())
     }

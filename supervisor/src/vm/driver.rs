@@ -95,6 +95,8 @@ pub(super) struct Driver {
     told_addresses: bool,
     /// The guest is ready but for its identity.
     waits_for_identity: bool,
+    /// The guest was ready when it was made to stand still as a spare.
+    ready_when_resumed: bool,
     /// The guest was restored under a supervisor that was killed before it went on.
     taken_over_restored: bool,
     /// The plan is to be made anew for the next start.
@@ -139,6 +141,7 @@ impl Driver {
             awaits_address: false,
             told_addresses: false,
             waits_for_identity: false,
+            ready_when_resumed: false,
             taken_over_restored: false,
             stale_plan: false,
             notes: Vec::new(),
@@ -240,6 +243,16 @@ impl Driver {
                 self.run.base = Some(base);
                 self.shared.set_link(Some(link.handle()));
                 let _ = before.send(self.link.replace(*link));
+                // What was asked for meanwhile was asked of the QEMU before.
+                if self.machine.state() == State::Stopping
+                    && let Some(link) = &self.link
+                {
+                    if self.timers.contains_key(&Timer::Stop) {
+                        link.command(&Action::PowerDown);
+                    } else {
+                        link.kill();
+                    }
+                }
                 if let Err(e) = self.shared.dir().write_run_mark(&self.run) {
                     tracing::error!("cannot note that the VM runs: {e}");
                 }
@@ -553,7 +566,9 @@ impl Driver {
     /// A snapshot is loaded. What was a sign of readiness once is shown by no guest again.
     fn loaded(&mut self) {
         self.mark(PhaseName::Loaded);
-        if self.shared.dir().suspended().is_some() {
+        let restored = self.plan.as_ref().and_then(|plan| plan.restore.as_ref());
+        let suspended = self.shared.dir().suspended();
+        if suspended.is_some() && suspended == restored.map(|restored| restored.snapshot.id()) {
             self.shared.dir().clear_suspended();
             // What the guest went on from is no place to come back to; its files go when the guest needs them no more.
             let names = self.plan.as_ref().and_then(|plan| plan.restore.as_ref()).map(Restored::names);
@@ -591,7 +606,7 @@ impl Driver {
         if restored && !self.run.addresses.is_empty() {
             self.addresses_changed();
         }
-        if shown {
+        if shown || std::mem::take(&mut self.ready_when_resumed) {
             self.ready();
         }
     }
@@ -648,6 +663,9 @@ impl Driver {
         let ready = self.run.phases.iter().any(|p| p.name == PhaseName::Ready);
         // It stood still for the sake of a save that was cut short, or stands where it was restored.
         self.taken_over_restored = self.run.state == State::Starting && self.run.base.is_some();
+        if self.run.saving {
+            self.shared.thaw_when_up();
+        }
         let interrupted = match self.run.state {
             State::Booting | State::Running => std::mem::take(&mut self.run.saving),
             State::Starting => true,
@@ -665,7 +683,12 @@ impl Driver {
         self.link = Some(link);
         self.feed(Event::Adopt { running, status, ready });
         // Its supervisor was killed at the moment when it became a VM.
-        if self.run.spare.take().is_some() && matches!(self.machine.state(), State::Paused { .. }) {
+        let claimed = self.run.spare.take();
+        if claimed.as_ref().is_some_and(|spare| spare.identity == Identity::Full) {
+            // Its name, its clock and its random numbers are not its own yet, and what its claim wanted is not known any more.
+            let detail = "its supervisor was killed while it was claimed".to_owned();
+            self.feed(Event::Unconfirmed { detail });
+        } else if claimed.is_some() && matches!(self.machine.state(), State::Paused { .. }) {
             let _ = self.feed_ask(Ask::Resume);
             if matches!(self.plan.as_ref().map(|plan| &plan.ready), Some(None | Some(Ready::Serial(_)))) {
                 self.ready();

@@ -76,6 +76,9 @@ impl AgentPort {
                 }
             };
             handle.agent.far_end.send_replace(FarEnd::Agent);
+            if shared.thaw_is_due() {
+                handle.agent.thaw().await;
+            }
             if let Some(wanted) = handle.identify.take() {
                 let told = identity::apply(&agent, shared.arch(), &wanted, shared.identity_deadline()).await;
                 shared.tell(Input::Identified(told.map_err(|e| chain(&e))));
@@ -154,15 +157,12 @@ impl AgentPort {
         let _ = self.far_end.subscribe().wait_for(|far_end| *far_end == FarEnd::Agent).await;
     }
 
-    /// Has the guest write its file systems out and keep them still, where there is an agent that can; answers whether they are.
-    pub(super) async fn freeze(&self) -> bool {
-        let Some(agent) = self.answering() else { return false };
-        match agent.execute_raw("guest-fsfreeze-freeze", serde_json::json!({}), AGENT_DEADLINE).await {
-            Ok(_) => true,
-            Err(e) => {
-                tracing::warn!("the guest's file systems are saved as after a power cut: {e}");
-                false
-            }
+    /// Has the guest write its file systems out and keep them still, where there is an agent that can.
+    pub(super) async fn freeze(&self) {
+        let Some(agent) = self.answering() else { return };
+        let frozen = agent.execute_raw("guest-fsfreeze-freeze", serde_json::json!({}), AGENT_DEADLINE).await;
+        if let Err(e) = frozen {
+            tracing::warn!("the guest's file systems are saved as after a power cut: {e}");
         }
     }
 

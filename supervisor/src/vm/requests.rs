@@ -11,7 +11,7 @@ use super::find::{self, Wanted};
 use super::phase::PhaseName;
 use super::shared::{Shared, Snapshot};
 use super::state::{Ask, State};
-use super::{AskedBy, Cause, End, guest_ops, identify, probe, save, stats};
+use super::{AskedBy, Cause, End, Unconfirmed, guest_ops, identify, probe, save, stats};
 
 /// How a request ended, besides in success.
 #[derive(Debug)]
@@ -111,7 +111,9 @@ async fn answer(shared: &Rc<Shared>, talk: &mut Conversation, request: Request) 
             let address = probe::reach(shared, &link, port).await?.address();
             json!({ "address": address.ip().to_string(), "port": address.port() })
         }
-        Request::Save { name, how, note } => json!(save::save(shared, talk, name, how, note).await?),
+        Request::Save { name, how, note, replace } => {
+            json!(save::save(shared, talk, name, how, note, replace).await?)
+        }
         Request::Claim(claim) => {
             let claimed = shared.claim(claim).await?;
             settle(shared, |s| matches!(s, State::Running | State::Booting)).await?;
@@ -139,6 +141,7 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
     let mut started = None;
     let sign = sign_seen(shared, &until);
     tokio::pin!(sign);
+    let mut seen = false;
     loop {
         let now = changes.borrow_and_update().clone();
         if now.run.started != started {
@@ -160,7 +163,9 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
             Until::Ready => reached(PhaseName::Ready),
             Until::Identified => reached(PhaseName::Resumed) && now.run.unconfirmed.is_none(),
             Until::Spare => now.run.spare.as_ref().is_none_or(|spare| spare.ready),
-            Until::Sign(_) | Until::Ended => false,
+            // A clone that answers as its source has shown nothing of its own.
+            Until::Sign(_) => seen && now.run.unconfirmed != Some(Unconfirmed::Stop),
+            Until::Ended => false,
         };
         if fulfilled {
             return Ok(());
@@ -182,7 +187,10 @@ async fn follow(shared: &Rc<Shared>, talk: &mut Conversation, until: Until) -> R
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return Err(Stopped::HungUp) },
             () = talk.hung_up() => return Err(Stopped::HungUp),
-            seen = &mut sign => return Ok(seen?),
+            shown = &mut sign, if !seen => {
+                shown?;
+                seen = true;
+            }
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::machine::{self, Ram, ResolvedAccel};
 use crate::snapshot::check::HostView;
 use crate::snapshot::manifest::{INITRD, KERNEL, MANIFEST_SCHEMA, Machine, Manifest, Source};
 use crate::snapshot::save::{self, Captured, CloneSource};
-use crate::snapshot::store::{Draft, Snapshot, SnapshotStore};
+use crate::snapshot::store::{Draft, Sizes, Snapshot, SnapshotStore};
 use crate::snapshot::{SnapshotError, SnapshotName, engine, migratable};
 use crate::spec::Kind;
 use crate::store::{Origin, RamBase, Record, RunState, VmDir};
@@ -71,12 +71,13 @@ pub(super) async fn save(
     name: SnapshotName,
     how: How,
     note: Option<String>,
+    replace: bool,
 ) -> Result<Saved, Failure> {
     let Some(_saving) = shared.begin_save() else {
         let why = format!("`{}` is being saved already", shared.dir().name());
         return Err(Failure::new(FailureKind::WrongState, why).hint("wait for it, and try again"));
     };
-    let job = Job::begin(shared, name, how, note)?;
+    let job = Job::begin(shared, name, how, note, replace)?;
     match (how, job.run.base.clone()) {
         (How::Disk, _) => job.disk(talk).await,
         (How::Stop, _) => job.stop(talk, false).await,
@@ -97,6 +98,8 @@ struct Job {
     disk: Option<PathBuf>,
     name: SnapshotName,
     note: Option<String>,
+    /// It may take the place of one of this name.
+    replace: bool,
     tied: Vec<String>,
 }
 
@@ -107,6 +110,7 @@ impl Job {
         name: SnapshotName,
         how: How,
         note: Option<String>,
+        replace: bool,
     ) -> Result<Self, Failure> {
         let handle = shared.link()?;
         let run = (*shared.snapshot.borrow().run).clone();
@@ -127,6 +131,12 @@ impl Job {
             return Err(Failure::from(SnapshotError::NotMigratable(verdict.refusals))
                 .hint("save its disk alone with `--disk-only`"));
         }
+        if how == How::Suspend && record.spec.ephemeral {
+            let why =
+                format!("`{}` is removed when it ends: there would be nothing to go on", record.spec.name);
+            return Err(Failure::new(FailureKind::WrongState, why)
+                .hint("`midge snapshot save --stop` keeps what it is, for clones"));
+        }
         let disk = shared.dir().disk();
         let disk = disk.exists().then_some(disk);
         if how == How::Disk && disk.is_none() {
@@ -143,8 +153,13 @@ impl Job {
             disk,
             name,
             note,
+            replace,
             tied: verdict.tied,
         })
+    }
+
+    fn begin_draft(&self, needs: &[Snapshot]) -> Result<Draft, SnapshotError> {
+        if self.replace { self.store.begin_over(needs) } else { self.store.begin(&self.name, needs) }
     }
 
     /// A VM that booted itself: it goes on as the first clone of its own snapshot.
@@ -155,7 +170,7 @@ impl Job {
         let paused = matches!(self.run.state, State::Paused { .. });
         self.prepare_identity().await;
         engine::check_migratable(&self.monitor).await?;
-        let draft = self.store.begin(&self.name, &[])?;
+        let draft = self.begin_draft(&[])?;
         let next = self.disk.as_deref().map(|disk| save::prepare_disk(&draft, disk)).transpose()?;
         let taps = self.taps()?;
         let borrowed: Vec<Option<BorrowedFd<'_>>> =
@@ -244,10 +259,11 @@ impl Job {
 
     /// A clone: what differs from its parent.
     async fn clone_of(self, base: RamBase, talk: &mut Conversation) -> Result<Saved, Failure> {
+        let paused = matches!(self.run.state, State::Paused { .. });
         self.prepare_identity().await;
         let parent = self.parent(&base)?;
-        let draft = self.store.begin(&self.name, parent.snapshot.as_slice())?;
-        let (draft, captured) = self.capture_clone(draft, base, parent.clone(), true, talk).await?;
+        let draft = self.begin_draft(parent.snapshot.as_slice())?;
+        let (draft, captured) = self.capture_clone(draft, base, parent.clone(), !paused, talk).await?;
         let arguments = succession_of(&self.handle);
         self.publish(talk, draft, captured, parent.snapshot.as_ref(), &arguments).await
     }
@@ -271,7 +287,7 @@ impl Job {
         let (draft, captured, parent) = match self.run.base.clone() {
             Some(base) => {
                 let parent = self.parent(&base)?;
-                let draft = self.store.begin(&self.name, parent.snapshot.as_slice())?;
+                let draft = self.begin_draft(parent.snapshot.as_slice())?;
                 let (draft, captured) = self.capture_clone(draft, base, parent.clone(), false, talk).await?;
                 (draft, captured, parent.snapshot)
             }
@@ -279,7 +295,7 @@ impl Job {
                 let ram = self.run.ram_file.clone().ok_or_else(|| {
                     Failure::new(FailureKind::WrongState, "its memory is not a file, and cannot be saved")
                 })?;
-                let draft = self.store.begin(&self.name, &[])?;
+                let draft = self.begin_draft(&[])?;
                 let (store, monitor, disk) = (self.store.clone(), self.monitor.clone(), self.disk.clone());
                 let done = in_background(talk, move |progress| {
                     let runtime = tokio::runtime::Handle::current();
@@ -320,12 +336,11 @@ impl Job {
         let disk = self.disk.clone().ok_or_else(|| Failure::new(FailureKind::Usage, "the VM has no disk"))?;
         let base = crate::snapshot::qcow2::backing(&disk).ok().flatten();
         let needs = base.and_then(|base| self.store.owner(&base)).and_then(|id| self.store.by_id(id).ok()?);
-        let draft = self.store.begin(&self.name, needs.as_slice())?;
-        let frozen = self.handle.agent.freeze().await;
+        let draft = self.begin_draft(needs.as_slice())?;
+        self.handle.agent.freeze().await;
         let captured = save::save_disk(&self.store, &draft, &self.monitor, &disk).await;
-        if frozen {
-            self.handle.agent.thaw().await;
-        }
+        // Also where the agent has not said that it did: it may have done it too late to say so.
+        self.handle.agent.thaw().await;
         self.publish(talk, draft, captured?, None, &[]).await
     }
 
@@ -432,14 +447,17 @@ impl Job {
         let published = in_background(talk, move |_| draft.publish(&manifest, digests)).await?;
         let snapshot = published?;
         if memory {
+            // From here on there is a snapshot, and nothing may undo it: with `--stop` its RAM is the very file that the guest wrote to.
             let origin = Origin { snapshot: snapshot.id(), memory: true };
-            self.shared
-                .dir()
-                .write_origin(origin)
-                .map_err(|e| Failure::new(FailureKind::Other, chain(&e)))?;
+            if let Err(e) = self.shared.dir().write_origin(origin) {
+                tracing::error!("{}", chain(&e));
+            }
             fault::at(Point::OriginNoted);
         }
-        let sizes = self.store.sizes(&snapshot)?;
+        let sizes = self.store.sizes(&snapshot).unwrap_or_else(|e| {
+            tracing::warn!("{}", chain(&e));
+            Sizes::default()
+        });
         let pause_ms = captured.pause.map(|pause| (pause.as_secs_f64() * 1e6).round() / 1e3);
         Ok(Saved {
             name: self.name.clone(),

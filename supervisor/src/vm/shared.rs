@@ -45,6 +45,8 @@ pub(super) struct Shared {
     /// The guest's family, decided, and its instruction set.
     kind: Cell<(Kind, Arch)>,
     saving: Cell<bool>,
+    /// The guest's file systems may stand still, for a save that was cut short.
+    thaw_due: Cell<bool>,
 }
 
 /// The VM is being saved until this is dropped.
@@ -76,6 +78,7 @@ impl Shared {
             ports: RefCell::default(),
             kind: Cell::new((Kind::Other, Arch::host())),
             saving: Cell::new(false),
+            thaw_due: Cell::new(false),
         })
     }
 
@@ -133,6 +136,16 @@ impl Shared {
 
     pub(super) fn set_kind(&self, kind: Kind, arch: Arch) {
         self.kind.set((kind, arch));
+    }
+
+    /// The guest's file systems are to be woken when its agent answers.
+    pub(super) fn thaw_when_up(&self) {
+        self.thaw_due.set(true);
+    }
+
+    /// Whether they are, asked once.
+    pub(super) fn thaw_is_due(&self) -> bool {
+        self.thaw_due.take()
     }
 
     /// Begins a save; nothing when there is one already.

@@ -658,7 +658,11 @@ impl Machine {
         let end = End { cause, asked_by: self.asked_by };
         let mut actions: Vec<Action> =
             [Timer::Monitor, Timer::Stop, Timer::Quit].map(Action::Disarm).into_iter().collect();
+        // A guest that was saved goes on from there, and one that is not who it is to be is not booted instead.
+        let for_good =
+            matches!(end.cause, Cause::Saved | Cause::Unconfirmed { .. } | Cause::NotRestored { .. });
         let again = end.asked_by.is_none()
+            && !for_good
             && self.policy.spare == Spare::No
             && match self.policy.restart {
                 Restart::No => false,

@@ -200,7 +200,10 @@ async fn prepare(home: &Home, name: &str) -> Result<(Ready, Lock), Failure> {
                         let (identity, unconfirmed) = (Identity::Same, Unconfirmed::Keep);
                         Some(Restored::find(home, &Restore { snapshot, identity, unconfirmed, spare: None })?)
                     }
-                    _ => None,
+                    _ => {
+                        dir.clear_suspended();
+                        None
+                    }
                 },
                 Begin::Restore(restore) => Some(Restored::find(home, restore)?),
             };

@@ -230,10 +230,10 @@ fn find(context: &Context, args: &CloneArgs) -> Result<Source, Failed> {
                 Failed::new(ExitKind::WrongState, text).hint("leave --memory away, or start it first")
             );
         }
-        return pinned(save::of_stopped(context, &vm, name, None)?, true);
+        return pinned(save::of_stopped(context, &vm, name, None, false)?, true);
     }
     let how = if args.how.cold || args.how.stopped { How::Disk } else { How::Live };
-    let saved = save::of_running(context, &vm, name.clone(), how, None)?;
+    let saved = save::of_running(context, &vm, name.clone(), how, None, false)?;
     fault::at(Point::SourceSaved);
     if let Some(pause) = saved.pause_ms {
         context.voice.detail(format_args!("`{}` stood still for {pause:.1} ms", vm.name()));

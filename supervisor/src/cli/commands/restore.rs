@@ -14,9 +14,11 @@ use crate::cli::follow::{self, Show};
 use crate::cli::{Outcome, output, snapshots};
 use crate::clone;
 use crate::fault::{self, Point};
+use crate::machine::DiskFormat;
 use crate::snapshot::check::{HostView, check};
 use crate::snapshot::store::Snapshot;
 use crate::snapshot::{SnapshotError, SnapshotName};
+use crate::spec::VmSpec;
 use crate::store::{Status, VmDir};
 use crate::vm::control::{Request, Until};
 use crate::vm::{self, Begin, How, Identity, Phase, Restore, Unconfirmed};
@@ -42,6 +44,17 @@ pub(super) fn restore(context: &Context, args: &RestoreArgs) -> Outcome {
         refuse_what_cannot_load(&snapshot)?;
     }
     let _pins = store.pin(&snapshot)?;
+    // All that can be known before the VM is ended is looked at before.
+    if memory {
+        store.check_links(&snapshot)?;
+        store.refuse_writers(&snapshot)?;
+        refuse_another_machine(&vm, &snapshot)?;
+    }
+    if vm.disk_format() == DiskFormat::Raw && vm.disk().exists() {
+        let text = format!("the disk of `{}` shares blocks with its image's", vm.name());
+        return Err(Failed::new(ExitKind::WrongState, text)
+            .hint(format!("`midge clone {} NEW` makes a new VM of the snapshot", args.name)));
+    }
     if vm.status() != Status::Stopped {
         if !args.force {
             let text = format!("the VM `{}` is running", vm.name());
@@ -70,6 +83,29 @@ pub(super) fn restore(context: &Context, args: &RestoreArgs) -> Outcome {
         output::line(vm.name())?;
     }
     Ok(0)
+}
+
+/// Refuses to load a memory into a machine that has been changed since.
+fn refuse_another_machine(vm: &VmDir, snapshot: &Snapshot) -> Result<(), Failed> {
+    let (now, then) = (vm.record()?.spec, &snapshot.manifest.spec);
+    let nets = |spec: &VmSpec| spec.nets.iter().map(std::mem::discriminant).collect::<Vec<_>>();
+    let mut changed = Vec::new();
+    for (what, differs) in [
+        ("memory", now.memory != then.memory),
+        ("CPUs", now.cpus != then.cpus),
+        ("machine", now.machine != then.machine),
+        ("networks", nets(&now) != nets(then)),
+    ] {
+        if differs {
+            changed.push(what);
+        }
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let text = format!("`{}` has other {} than when it was saved", vm.name(), changed.join(" and "));
+    Err(Failed::new(ExitKind::Incompatible, text)
+        .hint("`midge set` changes it back, or `--stopped` puts the disk back alone"))
 }
 
 fn refuse_what_cannot_load(snapshot: &Snapshot) -> Result<(), Failed> {
@@ -109,7 +145,8 @@ pub(super) fn suspend(context: &Context, args: &SuspendArgs) -> Outcome {
         let vm = context.vm(name)?;
         let tag: SnapshotName =
             format!("{name}@suspended").parse().map_err(|e: SnapshotError| Failed::from(e))?;
-        save::of_running(context, &vm, tag, How::Suspend, None)?;
+        // One of that name is what an earlier suspension has left, and nobody goes on from it any more.
+        save::of_running(context, &vm, tag, How::Suspend, None, true)?;
         super::stop::settled(&vm)?;
         if args.names.output.json() {
             output::json(&serde_json::json!({ "name": name, "suspended": true }))

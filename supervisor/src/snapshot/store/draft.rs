@@ -27,6 +27,8 @@ pub struct Draft {
     store: SnapshotStore,
     id: Uuid,
     lock: Option<Flock<File>>,
+    /// It takes the name from a snapshot that has it.
+    replaces: bool,
     /// What the snapshot will stand on stays until it is published and says so itself.
     _needs: Vec<Pin>,
 }
@@ -41,6 +43,18 @@ impl SnapshotStore {
         if self.names()?.iter().any(|(known, _)| known == name) {
             return Err(SnapshotError::Taken(name.to_string()));
         }
+        self.begin_unnamed(needs)
+    }
+
+    /// As [`Self::begin`], for a snapshot that takes its name from another one, in one step when it is published. The files of the one
+    /// before stay for as long as somebody needs them.
+    pub fn begin_over(&self, needs: &[Snapshot]) -> Result<Draft, SnapshotError> {
+        let mut draft = self.begin_unnamed(needs)?;
+        draft.replaces = true;
+        Ok(draft)
+    }
+
+    fn begin_unnamed(&self, needs: &[Snapshot]) -> Result<Draft, SnapshotError> {
         let mut pins = Vec::new();
         for snapshot in needs {
             pins.extend(self.pin(snapshot)?);
@@ -56,7 +70,7 @@ impl SnapshotStore {
             }
             let lock = try_own(&folder)?;
             fault::at(Point::SaveBegun);
-            return Ok(Draft { store: self.clone(), id, lock, _needs: pins });
+            return Ok(Draft { store: self.clone(), id, lock, replaces: false, _needs: pins });
         }
     }
 }
@@ -140,7 +154,13 @@ impl Draft {
 
         let _lock = self.store.lock()?;
         let link = self.store.names_folder().join(manifest.name.to_string());
-        match symlink(Path::new("..").join(self.id.to_string()), &link) {
+        let target = Path::new("..").join(self.id.to_string());
+        let before = fs::read_link(&link).ok().filter(|_| self.replaces);
+        if before.is_some() {
+            // The manifest first: the name leads to a whole snapshot at every moment.
+            write_whole(&folder, MANIFEST, &text)?;
+        }
+        match named(&target, &link, before.is_some()) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(SnapshotError::Taken(manifest.name.to_string()));
@@ -149,7 +169,9 @@ impl Draft {
         }
         fault::at(Point::Named);
         // A name that leads to a folder without a manifest is seen by nobody, so this is the moment.
-        if let Err(e) = write_whole(&folder, MANIFEST, &text) {
+        if before.is_none()
+            && let Err(e) = write_whole(&folder, MANIFEST, &text)
+        {
             let _ = fs::remove_file(&link);
             return Err(e);
         }
@@ -157,6 +179,17 @@ impl Draft {
         self.lock = None;
         Ok(Snapshot { manifest: manifest.clone(), folder, names: vec![manifest.name.clone()] })
     }
+}
+
+/// Gives a name, in the place of what had it where that is wanted.
+fn named(target: &Path, link: &Path, replace: bool) -> io::Result<()> {
+    if !replace {
+        return symlink(target, link);
+    }
+    // No snapshot's name begins with a dot.
+    let new = link.with_file_name(format!(".new-{}", Uuid::new_v4()));
+    symlink(target, &new)?;
+    fs::rename(&new, link).inspect_err(|_| drop(fs::remove_file(&new)))
 }
 
 impl Drop for Draft {

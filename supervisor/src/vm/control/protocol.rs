@@ -89,6 +89,9 @@ pub enum Request {
         /// The user's own words.
         #[serde(default)]
         note: Option<String>,
+        /// It may take the place of a snapshot of this name.
+        #[serde(default)]
+        replace: bool,
     },
     /// Make this spare a VM and let it run: `done` carries a [`Claimed`](crate::vm::Claimed) as soon as it does. Only the first of
     /// several such requests succeeds; the others fail as [`FailureKind::Claimed`].

@@ -150,6 +150,7 @@ impl Driver {
                 shared.tell(Input::Identified(told.map_err(|failure| failure.message)));
             });
         }
+        self.ready_when_resumed = was_ready && self.run.unconfirmed.is_none();
         self.arm_ttl();
         self.feed(Event::Claimed);
         fault::at(Point::ClaimNoted);

@@ -10,8 +10,8 @@ use crate::cli::exit::{ExitKind, Failed};
 use crate::cli::progress::Transfer;
 use crate::cli::{Outcome, output, snapshots, units};
 use crate::snapshot::manifest::{MANIFEST_SCHEMA, Manifest, Source};
-use crate::snapshot::store::{Removal, Snapshot, SnapshotStore};
-use crate::snapshot::{SnapshotError, SnapshotName, save as steps};
+use crate::snapshot::store::Snapshot;
+use crate::snapshot::{SnapshotName, save as steps};
 use crate::spec::Kind;
 use crate::store::{Status, VmDir};
 use crate::vm::control::{Reply, Request};
@@ -30,9 +30,6 @@ struct Report<'a> {
 pub(super) fn save(context: &Context, args: &SaveArgs) -> Outcome {
     snapshots::sweep(context)?;
     let vm = context.vm(args.name.vm())?;
-    if args.replace {
-        make_way(&snapshots::store(context)?, &args.name)?;
-    }
     let how = match (args.stop, args.disk_only) {
         (true, _) => How::Stop,
         (_, true) => How::Disk,
@@ -43,12 +40,12 @@ pub(super) fn save(context: &Context, args: &SaveArgs) -> Outcome {
             let text = format!("`{}` is stopped: only its disk can be saved", vm.name());
             return Err(Failed::new(ExitKind::WrongState, text).hint("leave --stop away"));
         }
-        let snapshot = of_stopped(context, &vm, args.name.clone(), args.note.clone())?;
+        let snapshot = of_stopped(context, &vm, args.name.clone(), args.note.clone(), args.replace)?;
         let sizes = snapshots::store(context)?.sizes(&snapshot)?;
         let (id, name) = (snapshot.id(), args.name.clone());
         (Saved { name, id, pause_ms: None, own: sizes.own, shared: sizes.shared }, super::Extent::Disk)
     } else {
-        let saved = of_running(context, &vm, args.name.clone(), how, args.note.clone())?;
+        let saved = of_running(context, &vm, args.name.clone(), how, args.note.clone(), args.replace)?;
         if args.stop {
             stop::settled(&vm)?;
         }
@@ -70,14 +67,6 @@ pub(super) fn save(context: &Context, args: &SaveArgs) -> Outcome {
     Ok(0)
 }
 
-/// Takes the name from a snapshot that has it: its files stay as long as they are needed.
-fn make_way(store: &SnapshotStore, name: &SnapshotName) -> Result<(), Failed> {
-    match store.remove(name, Removal::Detach) {
-        Ok(_) | Err(SnapshotError::NotFound { .. }) => Ok(()),
-        Err(e) => Err(e.into()),
-    }
-}
-
 /// Saves a VM that runs.
 pub(in crate::cli::commands) fn of_running(
     context: &Context,
@@ -85,10 +74,11 @@ pub(in crate::cli::commands) fn of_running(
     name: SnapshotName,
     how: How,
     note: Option<String>,
+    replace: bool,
 ) -> Result<Saved, Failed> {
     let mut client = context.connect(vm)?;
     let mut transfer = Transfer::new(context.voice);
-    let request = Request::Save { name, how, note };
+    let request = Request::Save { name, how, note, replace };
     let saved = call(&mut client, &request, Deadline::after(None), |reply| {
         if let Reply::Progress { done, total } = reply {
             transfer.show(done, Some(total));
@@ -106,6 +96,7 @@ pub(in crate::cli::commands) fn of_stopped(
     vm: &VmDir,
     name: SnapshotName,
     note: Option<String>,
+    replace: bool,
 ) -> Result<Snapshot, Failed> {
     let store = snapshots::store(context)?;
     let _lock = vm.lock()?;
@@ -122,7 +113,8 @@ pub(in crate::cli::commands) fn of_stopped(
     steps::settle_disk(&disk)?;
     let below = crate::snapshot::qcow2::backing(&disk)?.and_then(|below| store.owner(&below));
     let needs = below.map(|id| store.by_id(id)).transpose()?.flatten();
-    let draft = store.begin(&name, needs.as_slice())?;
+    let draft =
+        if replace { store.begin_over(needs.as_slice())? } else { store.begin(&name, needs.as_slice())? };
     let captured = steps::take_disk(&store, &draft, &disk)?;
     let kind = match (record.spec.kind, &record.image) {
         (Kind::Auto, Some(image)) => image.kind,
