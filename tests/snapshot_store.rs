@@ -12,7 +12,6 @@ use std::process::{Command, Stdio};
 use common::saved::{blank_image, start_machine};
 use common::{Done, Sandbox, eventually};
 use serde_json::Value;
-use supervisor::host::proc::Signal;
 
 /// A VM `web` of the image `blank`, which runs, and its snapshot `web@ready`.
 fn saved() -> Sandbox {
@@ -442,6 +441,12 @@ fn no_archive_goes_to_a_terminal_or_comes_from_one() {
     assert!(done.code == 2 && done.stderr.contains("terminal"), "{done:?}");
 }
 
+/// Presses Ctrl-C.
+fn interrupt(child: &std::process::Child) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+}
+
 #[test]
 fn ctrl_c_leaves_nothing_half_done() {
     let sandbox = saved();
@@ -452,11 +457,21 @@ fn ctrl_c_leaves_nothing_half_done() {
     assert!(whole.wait().unwrap().success());
 
     // Nobody reads on: it waits for the other side.
-    let mut export = sandbox.spawn(&["snapshot", "export", "web@ready"]);
-    export.stdout().read_exact(&mut [0; 100]).unwrap();
-    export.signal(Signal::INT);
-    let done = export.wait();
-    assert!(done.code == 130 && done.stderr.contains("interrupted"), "{done:?}");
+    let (from, to) = nix::unistd::pipe().unwrap();
+    // Less than the archive has.
+    nix::fcntl::fcntl(&to, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    assert!(archive.len() > 8192);
+    let mut command = sandbox.midge();
+    command.args(["snapshot", "export", "web@ready"]).stdout(to).stderr(Stdio::piped());
+    let export = command.spawn().unwrap();
+    drop(command);
+    let mut from = fs::File::from(from);
+    from.read_exact(&mut [0; 100]).unwrap();
+    interrupt(&export);
+    let output = export.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(130) && said.contains("interrupted"), "{output:?}");
+    drop(from);
 
     let other = elsewhere();
     let mut command = other.midge();
@@ -466,11 +481,7 @@ fn ctrl_c_leaves_nothing_half_done() {
     pipe.write_all(&archive[..archive.len() - 1]).unwrap();
     let begun = || kept(&other).iter().any(|path| path.ends_with("state"));
     eventually("the import is under way", begun);
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(i32::try_from(import.id()).unwrap()),
-        nix::sys::signal::Signal::SIGINT,
-    )
-    .unwrap();
+    interrupt(&import);
     let output = import.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     assert!(!begun());
