@@ -36,7 +36,7 @@ pub fn section(old: &Results, new: &Results) -> Vec<Block> {
     }
     if found {
         blocks.push(Block::Text(
-            "More than noise: the test of Mann and Whitney gives a p below 0.05. Sizes are exact, so any change of them is real. Of a number with fewer than three samples on a side nobody can tell.".to_owned(),
+            "More than noise: the test of Mann and Whitney gives a p below 0.05. Sizes are exact, so any change of them is real. Of a number with fewer than three samples on a side, or three against three or four, nobody can tell.".to_owned(),
         ));
     }
     blocks

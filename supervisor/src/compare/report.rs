@@ -503,7 +503,7 @@ fn memory(results: &Results, blocks: &mut Vec<Block>) {
     });
     blocks.push(Block::List(items.collect()));
     blocks.push(Block::Text(
-        "Found by halving to 1 MiB, which takes for granted that a guest which is ready with some memory is ready with more. A boot that takes four times as long as its usual one counts as not ready.".to_owned(),
+        "Found by halving to 1 MiB, which takes for granted that a guest which is ready with some memory is ready with more. A boot that takes four times as long as its usual one, and at least five seconds, counts as not ready.".to_owned(),
     ));
     reasons(
         results.guests.iter().filter_map(|guest| Some((guest, "least RAM", guest.least.as_ref()?.why()?))),
@@ -809,9 +809,15 @@ mod tests {
 
     #[test]
     fn guests_that_do_not_differ_are_said_not_to() {
-        let same = times_differ("a", &[1.0, 2.0, 3.0], "b", &[1.5, 2.5, 2.0], "is ready").unwrap();
+        let (near, far) = ([1.0, 2.0, 3.0, 2.2, 1.8], [9.0, 9.1, 9.2, 9.3, 9.4]);
+        let same = times_differ("a", &near, "b", &[1.5, 2.5, 2.0, 1.9, 2.1], "is ready").unwrap();
         assert!(same.contains("do not differ"), "{same}");
-        let few = times_differ("a", &[1.0], "b", &[9.0], "is ready").unwrap();
-        assert!(few.contains("too few"), "{few}");
+        let other = times_differ("a", &near, "b", &far, "is ready").unwrap();
+        assert!(!other.contains("do not differ"), "{other}");
+        // Three against three could not be told apart however far they are.
+        for count in [1, 3] {
+            let few = times_differ("a", &near[..count], "b", &far[..count], "is ready").unwrap();
+            assert!(few.contains("too few"), "{few}");
+        }
     }
 }

@@ -73,11 +73,12 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// From the first to the second; none where one has fewer than three numbers.
+    /// From the first to the second; none where there are so few numbers that the test could not tell any difference: fewer than three on a
+    /// side, or three against three or four.
     #[must_use]
     pub fn between(first: &[f64], second: &[f64]) -> Option<Self> {
         let (first, second) = (sorted(first)?, sorted(second)?);
-        if first.len() < 3 || second.len() < 3 {
+        if first.len() < 3 || second.len() < 3 || least_p(first.len(), second.len()) >= ALPHA {
             return None;
         }
         let of_medians = |a: &[f64], b: &[f64]| quantile(b, 0.5) - quantile(a, 0.5);
@@ -93,6 +94,11 @@ impl Difference {
     pub fn is_real(&self) -> bool {
         self.p < ALPHA
     }
+}
+
+/// The least that the test can say of samples of these sizes: two of all ways to mix them have them quite apart.
+fn least_p(first: usize, second: usize) -> f64 {
+    2.0 / (1..=first).map(|i| as_f64(second + i) / as_f64(i)).product::<f64>()
 }
 
 fn sorted(sample: &[f64]) -> Option<Vec<f64>> {

@@ -296,7 +296,9 @@ impl Contender {
 /// What the files of a guest take.
 pub(super) fn size(context: &Context, contender: &Contender, command_line: &[String]) -> Measured<Size> {
     let look = || -> Result<Size, Failed> {
-        let made = context.home()?.state().join("initrd");
+        let made = ["initrd", "kernels"].map(|folder| context.home().map(|home| home.state().join(folder)));
+        let [made_initrds, unpacked_kernels] = made;
+        let (made_initrds, unpacked_kernels) = (made_initrds?, unpacked_kernels?);
         let mut sizes: Vec<FileSize> = Vec::new();
         for (role, path) in contender.files(context, command_line)? {
             let of = |role: &str, path: &Path| {
@@ -308,12 +310,16 @@ pub(super) fn size(context: &Context, contender: &Contender, command_line: &[Str
                 let format = contender.disk_format();
                 size.virtual_size = overlay::virtual_size(&path, format).ok();
             }
-            size.made_here = path.starts_with(&made);
-            let replaced = size.made_here;
+            let (initrd, kernel) = (path.starts_with(&made_initrds), path.starts_with(&unpacked_kernels));
+            size.made_here = initrd || kernel;
             sizes.push(size);
             // The image's own stays a part of the image.
-            if replaced && let Some(own) = contender.image(context)?.and_then(|image| image.initrd()) {
+            let image = if initrd || kernel { contender.image(context)? } else { None };
+            if let Some(own) = image.as_ref().filter(|_| initrd).and_then(|image| image.initrd()) {
                 sizes.push(of("the image's own initrd, not used", &own)?);
+            }
+            if let Some(own) = image.as_ref().filter(|_| kernel).and_then(|image| image.kernel()) {
+                sizes.push(of("the image's own kernel, unpacked here", &own)?);
             }
         }
         Ok(Size { files: sizes })
