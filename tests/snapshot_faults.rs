@@ -178,10 +178,14 @@ impl Ground {
     #[track_caller]
     fn is_consistent(&self, what: &str, running: &[&str]) {
         let sandbox = &self.sandbox;
-        sandbox.ok(&["gc"]);
-        for vm in running {
-            eventually(&format!("{what}: {vm} runs"), || sandbox.state(vm) == "running");
-        }
+        // The next command puts right what it finds, but not what still has a process: a killed one takes a moment to be gone.
+        eventually(&format!("{what}: it is put right"), || {
+            sandbox.ok(&["gc"]);
+            let layers = files(&sandbox.home().join("vms"));
+            running.iter().all(|vm| sandbox.state(vm) == "running")
+                && self.qemus().len() == running.len()
+                && !layers.iter().any(|vm| vm.join("disk.next.qcow2").exists())
+        });
         assert_eq!(self.qemus().len(), running.len(), "{what}{}", sandbox.logs());
         let snapshots = sandbox.ok(&["snapshot", "ls", "-o", "json"]);
         assert!(!snapshots.contains("\"damaged\""), "{what}: {snapshots}");

@@ -67,19 +67,23 @@ pub fn settle_disk(disk: &Path) -> Result<(), SnapshotError> {
 /// As [`settle_disk`], for the disk of a VM that runs in the process `qemu`: a layer that it has not opened was of no use to anyone.
 pub fn settle_disk_of(disk: &Path, qemu: u32) -> Result<(), SnapshotError> {
     let next = next_disk(disk);
-    let layer = match fs::metadata(&next) {
-        Ok(layer) => layer,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(io_error("look at", &next)(e)),
-    };
-    let folder = PathBuf::from(format!("/proc/{qemu}/fd"));
-    let mut open = fs::read_dir(&folder).map_err(io_error("list", &folder))?.flatten();
-    let is_layer = |about: fs::Metadata| (about.dev(), about.ino()) == (layer.dev(), layer.ino());
-    if open.any(|entry| fs::metadata(entry.path()).is_ok_and(is_layer)) {
+    if !next.exists() {
+        return Ok(());
+    }
+    if is_open_in(&next, qemu)? {
         settle_disk(disk)
     } else {
         fs::remove_file(&next).map_err(io_error("remove", &next))
     }
+}
+
+/// Whether a process has this very file open, by whatever name.
+pub fn is_open_in(file: &Path, pid: u32) -> Result<bool, SnapshotError> {
+    let wanted = fs::metadata(file).map_err(io_error("look at", file))?;
+    let folder = PathBuf::from(format!("/proc/{pid}/fd"));
+    let mut open = fs::read_dir(&folder).map_err(io_error("list", &folder))?.flatten();
+    let is_it = |about: fs::Metadata| (about.dev(), about.ino()) == (wanted.dev(), wanted.ino());
+    Ok(open.any(|entry| fs::metadata(entry.path()).is_ok_and(is_it)))
 }
 
 /// Takes a VM's disk into the draft and makes the layer that the VM is to go on with. Answers where that is.

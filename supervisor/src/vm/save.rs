@@ -618,6 +618,15 @@ pub(super) async fn settle(dir: &VmDir, run: &mut RunState) -> Result<(), Failur
                 end(&new).await.map_err(failed)?;
                 link::remove_sockets(dir);
                 run.forwards_due.clear();
+                let disk = dir.disk();
+                if let Some(old) = &run.qemu
+                    && old.is_alive()
+                    && disk.exists()
+                    && !save::is_open_in(&disk, old.pid)?
+                {
+                    // The disk went over, and the guest with it, before its QEMU ended: this one would write to what is the snapshot's.
+                    end(old).await.map_err(failed)?;
+                }
             }
         }
         (None, None) => {

@@ -143,7 +143,8 @@ struct Stands<'a> {
 
 fn stand(context: &Context, name: &str, paused: bool, output: Output) -> Result<(), Failed> {
     let suspended = context.vm(name)?;
-    if !paused && suspended.suspended().is_some() && suspended.status() == Status::Stopped {
+    // Its supervisor may be just leaving.
+    if !paused && suspended.suspended().is_some() && describe::running(&suspended.status()).is_none() {
         return super::start::go_on(context, &suspended, output);
     }
     let mut client = context.connect(&context.vm(name)?)?;

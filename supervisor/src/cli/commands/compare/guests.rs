@@ -315,10 +315,10 @@ pub(super) fn size(context: &Context, contender: &Contender, command_line: &[Str
             sizes.push(size);
             // The image's own stays a part of the image.
             let image = if initrd || kernel { contender.image(context)? } else { None };
-            if let Some(own) = image.as_ref().filter(|_| initrd).and_then(|image| image.initrd()) {
+            if let Some(own) = image.as_ref().filter(|_| initrd).and_then(Image::initrd) {
                 sizes.push(of("the image's own initrd, not used", &own)?);
             }
-            if let Some(own) = image.as_ref().filter(|_| kernel).and_then(|image| image.kernel()) {
+            if let Some(own) = image.as_ref().filter(|_| kernel).and_then(Image::kernel) {
                 sizes.push(of("the image's own kernel, unpacked here", &own)?);
             }
         }
