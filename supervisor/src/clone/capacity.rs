@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+use crate::snapshot::Manifest;
+use crate::spec::Net;
+
+/// What QEMU takes for itself, and the pages that an idle Debian touches at once: somewhat more than the 33 MB that were seen of an idle
+/// clone (QEMU 10.0, q35).
+const QEMU: u64 = 40 << 20;
+
 /// What one clone takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Needs {
@@ -14,17 +21,29 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What a clone takes that goes on from a snapshot's memory: QEMU's own heap and the pages that an idle Debian touches come to 33 MB
-    /// (measured: `benches/clone`), a delta of its RAM is copied into each clone.
+    /// What a clone takes that is not started.
     #[must_use]
-    pub const fn of_memory_clone(delta: u64, addresses: u64) -> Self {
-        Self { memory: (40 << 20) + delta, disk: 64 << 10, addresses }
+    pub const fn stopped() -> Self {
+        Self { memory: 0, disk: 64 << 10, addresses: 0 }
+    }
+
+    /// What a clone takes that goes on from this snapshot's memory: QEMU's own heap and the pages that an idle guest touches, and the
+    /// delta of the snapshot's RAM, which is copied into each clone.
+    #[must_use]
+    pub fn from_memory(manifest: &Manifest) -> Self {
+        let delta = manifest.ram.as_ref().filter(|ram| ram.base.is_some()).map_or(0, |ram| ram.part.size);
+        Self::running(manifest, delta)
     }
 
     /// What a clone takes that boots: all its RAM, sooner or later.
     #[must_use]
-    pub const fn of_boot(ram: u64, addresses: u64) -> Self {
-        Self { memory: (40 << 20) + ram, disk: 64 << 10, addresses }
+    pub fn booting(manifest: &Manifest) -> Self {
+        Self::running(manifest, manifest.spec.memory.bytes())
+    }
+
+    fn running(manifest: &Manifest, ram: u64) -> Self {
+        let natted = manifest.spec.nets.iter().filter(|net| matches!(net, Net::Nat { .. }));
+        Self { memory: QEMU + ram, addresses: natted.count() as u64, ..Self::stopped() }
     }
 }
 
@@ -68,7 +87,7 @@ mod tests {
 
     #[test]
     fn each_thing_that_is_short_is_named() {
-        let needs = Needs::of_memory_clone(0, 1);
+        let needs = Needs { memory: QEMU, addresses: 1, ..Needs::stopped() };
         assert_eq!(shortages(10, needs, 400 << 20, 1 << 20, Some(10)), []);
         let short = shortages(11, needs, 400 << 20, 1 << 10, Some(10));
         let texts: Vec<String> = short.iter().map(ToString::to_string).collect();

@@ -1,7 +1,7 @@
 //! Clones: new VMs from snapshots.
 //!
 //! A clone's record is its source's, with a name, an id and MAC addresses of its own; its disk is an overlay on the snapshot's, and its
-//! its `origin` names the snapshot, which stays for as long as the clone does. Whether it goes on from the snapshot's memory or boots is
+//! `origin` names the snapshot, which stays for as long as the clone does. Whether it goes on from the snapshot's memory or boots is
 //! decided by whoever starts it ([`crate::vm::Begin`]).
 
 mod capacity;
@@ -13,7 +13,7 @@ pub use capacity::{Needs, Shortage, shortages};
 use crate::fault::{self, Point};
 use crate::image::overlay::{self, OverlayError};
 use crate::machine::DiskFormat;
-use crate::snapshot::store::{Snapshot, SnapshotStore};
+use crate::snapshot::store::Snapshot;
 use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::spec::{Mac, Net};
 use crate::store::{Home, Origin, Record, SCHEMA, StoreError, VmDir, spare_name};
@@ -80,7 +80,7 @@ impl Macs {
     }
 }
 
-/// Makes a VM from a snapshot, which is pinned by the caller ([`SnapshotStore::pin`]). It does not run yet.
+/// Makes a VM from a snapshot, which is pinned by the caller ([`SnapshotStore::pin`](crate::snapshot::store::SnapshotStore::pin)). It does not run yet.
 ///
 /// Forwarded ports are its source's alone, and so is an address that was asked for.
 ///
@@ -166,14 +166,4 @@ pub fn put_back(vm: &VmDir, snapshot: &Snapshot, memory: bool) -> Result<(), Clo
     vm.write_origin(Origin { snapshot: snapshot.id(), memory })?;
     fault::at(Point::PutBack);
     Ok(())
-}
-
-/// The snapshots that a store has of a VM, the latest last.
-///
-/// # Errors
-/// When they cannot be listed.
-pub fn of_vm(store: &SnapshotStore, vm: &str) -> Result<Vec<Snapshot>, SnapshotError> {
-    let mut snapshots = store.list()?.snapshots;
-    snapshots.retain(|snapshot| snapshot.names.iter().any(|name| name.vm() == vm));
-    Ok(snapshots)
 }

@@ -6,9 +6,7 @@ use super::{PoolError, call, spare_of};
 use crate::clone::{self, Macs, Needs, Options, Place};
 use crate::host::proc::{ProcessId, Signal};
 use crate::host::{HostRoot, Memory, Space};
-use crate::snapshot::manifest::RAM_DELTA;
 use crate::snapshot::store::{Snapshot, SnapshotStore};
-use crate::spec::Net;
 use crate::store::{Home, PoolDir, PoolRecord, Status, StoreError, VmDir};
 use crate::vm::control::{FailureKind, Request, Until};
 use crate::vm::{self, Begin, LaunchError, Restore, Unconfirmed};
@@ -117,16 +115,12 @@ fn no_room(
     snapshot: &Snapshot,
     spares: &[VmDir],
 ) -> Result<Option<String>, PoolError> {
-    let manifest = &snapshot.manifest;
     let host = |e| PoolError::Host("find out what this host has", e);
     let memory = Memory::of(&HostRoot::system()).map_err(host)?;
     let disk = Space::of(home.state()).map_err(host)?;
-    let natted = manifest.spec.nets.iter().filter(|net| matches!(net, Net::Nat { .. })).count() as u64;
-    let delta =
-        manifest.ram.as_ref().filter(|ram| ram.base.is_some() && ram.part.file.as_os_str() == RAM_DELTA);
-    let needs = Needs::of_memory_clone(delta.map_or(0, |ram| ram.part.size), natted);
+    let needs = Needs::from_memory(&snapshot.manifest);
     // Where it cannot be told, the spare's own supervisor finds out.
-    let addresses = if natted > 0 { vm::free_addresses(home).ok() } else { None };
+    let addresses = if needs.addresses > 0 { vm::free_addresses(home).ok() } else { None };
     let free = memory.available.saturating_sub(memory.total / RESERVE);
     let short = clone::shortages(1, needs, free, disk.available, addresses);
     if !short.is_empty() {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::SCHEMA;
 use crate::host::proc::ProcessId;
 use crate::machine::ResolvedAccel;
 use crate::snapshot::SnapshotName;
@@ -91,6 +92,39 @@ pub struct Spare {
     pub identity: Identity,
     /// It stands still, and can be claimed.
     pub ready: bool,
+}
+
+impl RunState {
+    /// A run that has begun and not come to anything yet.
+    #[must_use]
+    pub const fn begun(supervisor: ProcessId, state: State) -> Self {
+        Self {
+            schema: SCHEMA,
+            state,
+            supervisor,
+            qemu: None,
+            started: None,
+            expires: None,
+            accel: None,
+            qemu_version: None,
+            ram_file: None,
+            base: None,
+            believes: None,
+            identity: None,
+            saving: false,
+            successor: None,
+            predecessor: None,
+            forwards_due: Vec::new(),
+            becoming: None,
+            unconfirmed: None,
+            spare: None,
+            phases: Vec::new(),
+            addresses: Vec::new(),
+            heard: Vec::new(),
+            ports: Vec::new(),
+            restarts: 0,
+        }
+    }
 }
 
 /// What the RAM of a running guest is a private mapping of.

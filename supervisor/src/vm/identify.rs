@@ -13,12 +13,11 @@ pub(super) async fn identify(
     wanted: &Wanted,
     deadline: Duration,
 ) -> Result<Report, Failure> {
-    let record = shared.dir().record().map_err(|e| Failure::new(FailureKind::Other, e.to_string()))?;
     let link = shared.link()?;
     let agent = link.agent.client().await?;
     // An agent that ends takes with it what it knew of the program, and one that is started anew would be asked for it until the deadline.
     tokio::select! {
-        done = identity::apply(&agent, record.spec.arch, wanted, deadline) => done.map_err(|e| failure(&e)),
+        done = identity::apply(&agent, shared.arch(), wanted, deadline) => done.map_err(|e| failure(&e)),
         () = link.agent.gone() => {
             Err(Failure::new(FailureKind::Agent, "the guest's agent ended while it gave the guest its identity"))
         }

@@ -23,7 +23,7 @@ use super::{AskedBy, Begin, Identity, Restore, Unconfirmed, requests, save};
 use crate::host::priority;
 use crate::host::proc::ProcessId;
 use crate::snapshot::store::SnapshotStore;
-use crate::store::{Home, Lock, Record, RunState, SCHEMA, Spare, Status, VmDir};
+use crate::store::{Home, Lock, Record, RunState, Spare, Status, VmDir};
 
 /// How long commands that are being answered may keep a supervisor whose VM has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -293,32 +293,7 @@ fn fresh_run(record: &Record, supervisor: ProcessId, begin: &Begin) -> RunState 
         }
         _ => None,
     };
-    RunState {
-        schema: SCHEMA,
-        state: State::Starting,
-        supervisor,
-        qemu: None,
-        started: None,
-        expires: expires(record),
-        accel: None,
-        qemu_version: None,
-        ram_file: None,
-        base: None,
-        believes: None,
-        identity: None,
-        saving: false,
-        successor: None,
-        predecessor: None,
-        forwards_due: Vec::new(),
-        becoming: None,
-        unconfirmed: None,
-        spare,
-        phases: Vec::new(),
-        addresses: Vec::new(),
-        heard: Vec::new(),
-        ports: Vec::new(),
-        restarts: 0,
-    }
+    RunState { expires: expires(record), spare, ..RunState::begun(supervisor, State::Starting) }
 }
 
 /// When a VM whose time to live begins now is to end.

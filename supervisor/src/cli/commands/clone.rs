@@ -18,11 +18,8 @@ use crate::fault::{self, Point};
 use crate::host::{HostRoot, Memory, Space};
 use crate::image::overlay::OverlayError;
 use crate::pool;
-use crate::snapshot::check::{HostView, check};
-use crate::snapshot::manifest::RAM_DELTA;
 use crate::snapshot::store::{Pin, Removal, Snapshot, SnapshotStore};
 use crate::snapshot::{SnapshotError, SnapshotName};
-use crate::spec::{Kind, Net};
 use crate::store::{PoolDir, Spare, Status, StoreError, VmDir};
 use crate::vm::control::{Client, Until};
 use crate::vm::{self, Begin, Claim, Claimed, How, Identity, LaunchError, Phase, Restore, Unconfirmed};
@@ -281,38 +278,29 @@ fn begun(context: &Context, args: &CloneArgs, source: &Source) -> Result<Begun, 
     if args.how.stopped {
         return Ok(Begun::Stopped);
     }
-    let Some(machine) = &snapshot.manifest.machine else {
+    if snapshot.manifest.machine.is_none() {
         if args.how.memory {
             let text =
                 format!("`{}` is a snapshot of a disk: there is no memory to go on from", snapshot.shown());
             return Err(Failed::new(ExitKind::Usage, text).hint("leave --memory away: the clone boots"));
         }
         return Ok(Begun::Cold);
-    };
+    }
     if args.how.cold {
         return Ok(Begun::Cold);
     }
-    let host = HostView::of_this_host(machine.arch)
-        .map_err(|e| Failed::new(ExitKind::HostUnfit, e.to_string()).hint(e.next_step()))?;
-    let differences = check(&snapshot.manifest, &host);
-    if differences.is_empty() && args.identity == Who::Full && snapshot.manifest.kind != Kind::Linux {
-        let kind = snapshot.manifest.kind;
-        let text = format!("a guest of kind `{kind}` cannot change its own identity");
-        return Err(Failed::new(ExitKind::Usage, text).hint("use `--identity network`, or `none`"));
+    let differences = snapshots::differences(&snapshot.manifest)?;
+    if let Some(first) = differences.first().filter(|_| args.or_boot) {
+        context.voice.note(format_args!("booting, as this host cannot load the snapshot: {first}"));
+        return Ok(Begun::Cold);
     }
-    match (differences.first(), args.or_boot) {
-        (None, _) => Ok(source.store.refuse_writers(snapshot).map(|()| Begun::Memory)?),
-        (Some(first), true) => {
-            context.voice.note(format_args!("booting, as this host cannot load the snapshot: {first}"));
-            Ok(Begun::Cold)
-        }
-        (Some(_), false) => {
-            let texts: Vec<String> = differences.iter().map(ToString::to_string).collect();
-            Err(Failed::new(ExitKind::Incompatible, texts.join("\n"))
-                .context(format!("this host cannot load `{}`", snapshot.shown()))
-                .hint("`--or-boot` boots the clone from the snapshot's disk instead"))
-        }
+    snapshots::refuse_differences(snapshot, &differences)
+        .map_err(|failed| failed.hint("`--or-boot` boots the clone from the snapshot's disk instead"))?;
+    if args.identity == Who::Full {
+        snapshots::refuse_deaf(&snapshot.manifest)?;
     }
+    source.store.refuse_writers(snapshot)?;
+    Ok(Begun::Memory)
 }
 
 /// Refuses clones that this host has no room for, before the first one is made.
@@ -322,15 +310,12 @@ fn enough(context: &Context, source: &Source, begun: Begun, count: usize) -> Res
     let failed = |e| Failed::io("cannot find out what this host has", e);
     let memory = Memory::of(&HostRoot::system()).map_err(failed)?;
     let disk = Space::of(home.state()).map_err(failed)?;
-    let natted = manifest.spec.nets.iter().filter(|net| matches!(net, Net::Nat { .. })).count() as u64;
-    let delta =
-        manifest.ram.as_ref().filter(|ram| ram.base.is_some() && ram.part.file.as_os_str() == RAM_DELTA);
     let needs = match begun {
-        Begun::Stopped => Needs { memory: 0, disk: 64 << 10, addresses: 0 },
-        Begun::Memory | Begun::Pool => Needs::of_memory_clone(delta.map_or(0, |ram| ram.part.size), natted),
-        Begun::Cold => Needs::of_boot(manifest.spec.memory.bytes(), natted),
+        Begun::Stopped => Needs::stopped(),
+        Begun::Memory | Begun::Pool => Needs::from_memory(manifest),
+        Begun::Cold => Needs::booting(manifest),
     };
-    let addresses = if natted > 0 && begun != Begun::Stopped {
+    let addresses = if needs.addresses > 0 {
         Some(vm::free_addresses(home).map_err(|e| Failed::wrap(ExitKind::Other, e))?)
     } else {
         None

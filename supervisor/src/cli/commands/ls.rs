@@ -190,30 +190,10 @@ mod tests {
 
     fn run(state: State) -> RunState {
         RunState {
-            schema: SCHEMA,
-            state,
-            supervisor: ProcessId::current().unwrap(),
-            qemu: None,
             started: Some(Timestamp::UNIX_EPOCH),
-            expires: None,
             accel: Some(ResolvedAccel::Tcg),
-            qemu_version: None,
-            ram_file: None,
-            base: None,
-            believes: None,
-            identity: None,
-            saving: false,
-            successor: None,
-            predecessor: None,
-            forwards_due: Vec::new(),
-            becoming: None,
-            unconfirmed: None,
-            spare: None,
-            phases: Vec::new(),
             addresses: vec!["10.0.2.15".parse().unwrap()],
-            heard: Vec::new(),
-            ports: Vec::new(),
-            restarts: 0,
+            ..RunState::begun(ProcessId::current().unwrap(), state)
         }
     }
 

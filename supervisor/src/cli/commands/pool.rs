@@ -12,9 +12,8 @@ use crate::cli::{Outcome, output, snapshots, units};
 use crate::host::priority;
 use crate::pool::{self, PoolError, Refilled};
 use crate::snapshot::SnapshotName;
-use crate::snapshot::check::{HostView, check};
 use crate::snapshot::store::Snapshot;
-use crate::spec::{Kind, Size};
+use crate::spec::Size;
 use crate::store::{PoolDir, PoolRecord, SCHEMA};
 use crate::vm::Identity;
 
@@ -86,23 +85,16 @@ fn set(context: &Context, args: &PoolSetArgs) -> Outcome {
 
 /// Whether spares of a snapshot can be made on this host, and be who they are to be.
 fn fits(snapshot: &Snapshot, identity: Identity) -> Result<(), Failed> {
-    let (manifest, name) = (&snapshot.manifest, snapshot.shown());
-    let Some(machine) = &manifest.machine else {
-        let text = format!("`{name}` is a snapshot of a disk: there is no memory to go on from");
+    let manifest = &snapshot.manifest;
+    if manifest.machine.is_none() {
+        let text =
+            format!("`{}` is a snapshot of a disk: there is no memory to go on from", snapshot.shown());
         return Err(Failed::new(ExitKind::Usage, text).hint("save a VM that runs, without --disk-only"));
-    };
-    if identity == Identity::Full && manifest.kind != Kind::Linux {
-        let text = format!("a guest of kind `{}` cannot change its own identity", manifest.kind);
-        return Err(Failed::new(ExitKind::Usage, text).hint("use `--identity network`, or `none`"));
     }
-    let host = HostView::of_this_host(machine.arch)
-        .map_err(|e| Failed::new(ExitKind::HostUnfit, e.to_string()).hint(e.next_step()))?;
-    let differences: Vec<String> = check(manifest, &host).iter().map(ToString::to_string).collect();
-    if differences.is_empty() {
-        return Ok(());
+    if identity == Identity::Full {
+        snapshots::refuse_deaf(manifest)?;
     }
-    Err(Failed::new(ExitKind::Incompatible, differences.join("\n"))
-        .context(format!("this host cannot load `{name}`")))
+    snapshots::refuse_differences(snapshot, &snapshots::differences(manifest)?)
 }
 
 fn ls(context: &Context, args: &PoolLsArgs) -> Outcome {

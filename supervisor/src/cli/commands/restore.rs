@@ -15,7 +15,6 @@ use crate::cli::{Outcome, output, snapshots};
 use crate::clone;
 use crate::fault::{self, Point};
 use crate::machine::DiskFormat;
-use crate::snapshot::check::{HostView, check};
 use crate::snapshot::store::Snapshot;
 use crate::snapshot::{SnapshotError, SnapshotName};
 use crate::spec::VmSpec;
@@ -41,7 +40,8 @@ pub(super) fn restore(context: &Context, args: &RestoreArgs) -> Outcome {
     })?;
     let memory = snapshot.manifest.machine.is_some() && !args.stopped;
     if memory {
-        refuse_what_cannot_load(&snapshot)?;
+        snapshots::refuse_differences(&snapshot, &snapshots::differences(&snapshot.manifest)?)
+            .map_err(|failed| failed.hint("`--stopped` puts the disk back alone"))?;
     }
     let _pins = store.pin(&snapshot)?;
     // All that can be known before the VM is ended is looked at before.
@@ -106,18 +106,6 @@ fn refuse_another_machine(vm: &VmDir, snapshot: &Snapshot) -> Result<(), Failed>
     let text = format!("`{}` has other {} than when it was saved", vm.name(), changed.join(" and "));
     Err(Failed::new(ExitKind::Incompatible, text)
         .hint("`midge set` changes it back, or `--stopped` puts the disk back alone"))
-}
-
-fn refuse_what_cannot_load(snapshot: &Snapshot) -> Result<(), Failed> {
-    let host = HostView::of_this_host(snapshot.manifest.spec.arch)
-        .map_err(|e| Failed::new(ExitKind::HostUnfit, e.to_string()).hint(e.next_step()))?;
-    let differences: Vec<String> = check(&snapshot.manifest, &host).iter().map(ToString::to_string).collect();
-    if differences.is_empty() {
-        return Ok(());
-    }
-    Err(Failed::new(ExitKind::Incompatible, differences.join("\n"))
-        .context(format!("this host cannot load `{}`", snapshot.shown()))
-        .hint("`--stopped` puts the disk back alone"))
 }
 
 fn go_on(context: &Context, vm: &VmDir, snapshot: &Snapshot) -> Result<Vec<Phase>, Failed> {

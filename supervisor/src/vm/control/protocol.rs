@@ -256,20 +256,25 @@ pub enum FailureKind {
     Other,
 }
 
-impl From<SnapshotError> for Failure {
-    fn from(error: SnapshotError) -> Self {
-        let kind = match &error {
-            SnapshotError::Name { .. } => FailureKind::Usage,
-            SnapshotError::NotFound { .. } | SnapshotError::NoImage { .. } => FailureKind::NotFound,
+impl From<&SnapshotError> for FailureKind {
+    fn from(error: &SnapshotError) -> Self {
+        match error {
+            SnapshotError::Name { .. } => Self::Usage,
+            SnapshotError::NotFound { .. } | SnapshotError::NoImage { .. } => Self::NotFound,
             SnapshotError::Taken(_)
             | SnapshotError::InUse { .. }
             | SnapshotError::NotMigratable(_)
-            | SnapshotError::OpenForWriting(_) => FailureKind::WrongState,
-            SnapshotError::Io { source, .. } if is_full(source) => FailureKind::NoSpace,
-            SnapshotError::Store(StoreError::Io { source, .. }) if is_full(source) => FailureKind::NoSpace,
-            _ => FailureKind::Other,
-        };
-        Self::new(kind, crate::error::chain(&error))
+            | SnapshotError::OpenForWriting(_) => Self::WrongState,
+            SnapshotError::Io { source, .. } if is_full(source) => Self::NoSpace,
+            SnapshotError::Store(StoreError::Io { source, .. }) if is_full(source) => Self::NoSpace,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl From<SnapshotError> for Failure {
+    fn from(error: SnapshotError) -> Self {
+        Self::new(FailureKind::from(&error), crate::error::chain(&error))
     }
 }
 

@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use crate::cli::args::SnapshotArgs;
 use crate::cli::context::Context;
-use crate::cli::exit::{ExitKind, Failed};
+use crate::cli::exit::ExitKind;
 use crate::cli::{Outcome, output, snapshots};
 use crate::snapshot::SnapshotName;
-use crate::snapshot::check::{HostView, Mismatch, check as differences};
+use crate::snapshot::check::Mismatch;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -25,14 +25,7 @@ pub(super) fn check(context: &Context, args: &SnapshotArgs) -> Outcome {
     store.check_links(&snapshot)?;
     store.refuse_writers(&snapshot)?;
     let manifest = &snapshot.manifest;
-    let found = match &manifest.machine {
-        Some(machine) => {
-            let host = HostView::of_this_host(machine.arch)
-                .map_err(|e| Failed::new(ExitKind::HostUnfit, e.to_string()).hint(e.next_step()))?;
-            differences(manifest, &host)
-        }
-        None => Vec::new(),
-    };
+    let found = snapshots::differences(manifest)?;
     let (name, fit) = (&args.name, found.is_empty());
     if args.output.json() {
         output::json_pretty(&Report { name, fit, differences: &found, tied: &manifest.tied })?;
